@@ -1,0 +1,100 @@
+"""How the objective lives on the student while it trains, and how the student gets away without it.
+
+The objective is a submodule of the student, and the losses run inside the forward of the *wrapped* student. DDP, FSDP
+and DeepSpeed then see projections as weights like any other: synchronised, clipped, optimised, resumed. Nothing that
+is saved or published contains them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+OBJECTIVE = "objective"
+OBJECTIVE_FILE = "objective.safetensors"
+
+
+def attach(student: nn.Module, objective: nn.Module, device: torch.device) -> None:
+    """Makes the objective a submodule of the student, and hides it from `save_pretrained`."""
+    student.add_module(OBJECTIVE, objective.to(device))
+    hidden = {f"{OBJECTIVE}.{name}" for name in objective.state_dict()}
+    student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | hidden  # type: ignore
+
+
+@contextmanager
+def detached(student: nn.Module) -> Iterator[None]:
+    """Inside, the student is as it was before `attach`."""
+    objective = getattr(student, OBJECTIVE)
+    delattr(student, OBJECTIVE)
+    try:
+        yield
+    finally:
+        student.add_module(OBJECTIVE, objective)
+
+
+def split_state(objective: nn.Module, state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """The objective's tensors, taken out of the student's state dict if one was gathered (FSDP, DeepSpeed)."""
+    heads = objective.state_dict()
+    return heads if state_dict is None else {name: state_dict.pop(f"{OBJECTIVE}.{name}") for name in heads}
+
+
+def save_objective(heads: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes the objective's tensors into a checkpoint, if it has any."""
+    if heads:
+        save_file({name: head.contiguous() for name, head in heads.items()}, folder / OBJECTIVE_FILE)
+
+
+def load_objective(objective: nn.Module, folder: str | Path) -> None:
+    """Restores the objective from a checkpoint, strictly.
+
+    Raises:
+        RuntimeError: the checkpoint holds other projections.
+    """
+    file = Path(folder) / OBJECTIVE_FILE
+    objective.load_state_dict(load_file(file) if file.exists() else {}, strict=True)
+
+
+@contextmanager
+def redirected(student: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
+    """For one call, `student.forward` is `run(student, ...)`; inside of it, it is itself again (and autocast)."""
+    own = vars(student).get("forward")  # accelerate's autocast lives on the instance
+
+    def restore() -> None:
+        if own is None:
+            vars(student).pop("forward", None)
+        else:
+            student.forward = own
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        restore()
+        return run(student, *args, **kwargs)
+
+    student.forward = once
+    try:
+        yield
+    finally:
+        restore()
+
+
+def forget_evaluation(model: nn.Module, accelerator: Any) -> None:
+    """An evaluation before training marks the model as prepared, and DDP would never be put around it."""
+    if getattr(model, "_is_accelerate_prepared", False):
+        model._is_accelerate_prepared = False
+        if hasattr(model, "_original_forward"):
+            del model._original_forward
+            vars(model).pop("forward", None)
+        accelerator._models = [each for each in accelerator._models if each is not model]
+
+
+def reload(model: PreTrainedModel, checkpoint: str) -> None:
+    """Weights of a checkpoint, all of them, also where names on disk are not names in memory."""
+    fresh, info = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    wrong = {kind: info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+    if wrong:
+        raise ValueError(f"the checkpoint {Path(checkpoint).name} does not hold this student: {wrong}.")
+    model.load_state_dict(fresh.state_dict(), strict=True)

@@ -1,0 +1,182 @@
+"""Hooks on the needed modules only, armed only inside `with`."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_distill import anatomy
+from hf_distill.batch import Batch
+from hf_distill.signals import EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
+
+ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One block that is looked at: which layers it is (a shared block is several), and what is wanted of it."""
+
+    block: nn.Module
+    layers: list[int]
+    embeddings: bool
+    hidden: bool
+    attention: bool
+    modules: list[nn.Module]
+
+
+class Capture:
+    """Looks at some signals of a model during one forward:
+
+        capture = Capture(model, {LOGITS, hidden(3)})
+        with capture:
+            outputs = model(**inputs)
+        signals = capture.take(outputs, batch)
+
+    Outside of `with` nothing is hooked and the model is as it was: gradient checkpointing runs blocks again in
+    backward, and that must not be recorded. Nothing is switched to eager attention: q, k, v and the mask of the wanted
+    layers are kept while sdpa runs. What a layer says first is kept, whatever runs it again.
+
+    Args:
+        model: a transformers model or PEFT wrapper, not wrapped for DDP.
+        wanted: the signals; layers counted from 0 or from the end.
+
+    Raises:
+        ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
+            are checkpointed with `use_reentrant=True`.
+    """
+
+    def __init__(self, model: nn.Module, wanted: Iterable[Signal]) -> None:
+        self.wanted = frozenset(wanted)
+        self._name = type(anatomy.unwrap(model)).__name__
+        inside = [signal for signal in self.wanted if signal not in (LOGITS, TASK_LOSS)]
+        blocks = anatomy.find_blocks(model) if inside else []
+        if inside and not blocks:
+            raise ValueError(f"no blocks were found in {self._name}: it has no layers to match.")
+        self._count = len(blocks)
+        hidden = {self._index(signal) for signal in inside if signal.kind in ("hidden", "pooled")}
+        attention = {self._index(signal) for signal in inside if signal.kind in ATTENTION_KINDS}
+        self._configs = anatomy.attention_configs(model) if attention else []
+        self._places = _places(blocks, hidden, attention)
+        self._before: list[Any] = []
+        self._handles: list[RemovableHandle] = []
+        self._forget()
+
+    def __enter__(self) -> "Capture":
+        self._forget()
+        if torch.is_grad_enabled() and any(anatomy.loses_gradients(place.block) for place in self._places):
+            raise ValueError(
+                f"{self._name} is checkpointed with use_reentrant=True: what is caught inside a block would have no "
+                'gradient. Call activation_checkpointing_enable({"use_reentrant": False}).'
+            )
+        for place in self._places:
+            if place.embeddings:
+                self._handles.append(place.block.register_forward_pre_hook(self._keep_input, with_kwargs=True))
+            if place.hidden:
+                self._handles.append(place.block.register_forward_hook(self._keep_output(place.layers)))
+            if place.attention:
+                records: list[anatomy.AttentionRecord] = []
+                self._records.append((place.layers, records))
+                for module in place.modules:
+                    vars(module)[anatomy.SINK] = records
+        self._before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = anatomy.RECORDED_SDPA
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for config, before in zip(self._configs, self._before, strict=True):
+            config._attn_implementation_internal = before
+        for place in self._places:
+            if place.attention:
+                for module in place.modules:
+                    vars(module).pop(anatomy.SINK, None)
+        self._handles, self._before = [], []
+        if failed is not None:
+            self._forget()
+
+    def take(self, outputs: Any, batch: Batch) -> dict[Signal, Tensor]:
+        """What was seen in the last forward, inside of `with` or after it; nothing of it is kept here.
+
+        Args:
+            outputs: the model's output.
+            batch: the batch that it was given; it knows padding.
+
+        Returns:
+            {signal: tensor}, one for each wanted signal, shapes as in `signals`.
+
+        Raises:
+            ValueError: a wanted layer did not run since `with`, or was taken already.
+        """
+        records = {
+            layer: record for layers, found in self._records for layer, record in zip(layers, found, strict=False)
+        }
+        seen = {signal: self._one(signal, outputs, batch, records) for signal in self.wanted}
+        self._forget()
+        return seen
+
+    def _one(self, signal: Signal, outputs: Any, batch: Batch, records: dict[int, anatomy.AttentionRecord]) -> Tensor:
+        if signal == LOGITS:
+            return anatomy.logits_of(outputs, batch.task)
+        if signal == TASK_LOSS:
+            return outputs.loss
+        index = self._index(signal)
+        found = self._seen.get(index) if signal.kind in ("hidden", "pooled") else records.get(index)  # type: ignore[arg-type]
+        if found is None:
+            raise ValueError(
+                f"{signal} of {self._name} was not seen: call the model once inside `with`, then take once."
+            )
+        if signal.kind == "hidden":
+            return found
+        if signal.kind == "pooled":
+            assert signal.pooling is not None
+            return batch.pool(found, signal.pooling)
+        if signal.kind == "attention":
+            return found.probabilities()
+        return found.scores() if signal.kind == "attention_scores" else getattr(found, signal.kind)
+
+    def _index(self, signal: Signal) -> Layer:
+        """The layer of a signal, counted from 0."""
+        layer = self._count - 1 if signal.kind == "pooled" else signal.layer
+        if layer == EMBEDDINGS and signal.kind == "hidden":
+            return EMBEDDINGS
+        if not isinstance(layer, int) or not -self._count <= layer < self._count:
+            raise ValueError(
+                f"{signal}: layer {layer} does not exist: {self._name} has {self._count} layers, "
+                f"0 to {self._count - 1}."
+            )
+        return layer % self._count
+
+    def _forget(self) -> None:
+        self._seen: dict[Layer, Tensor] = {}
+        self._records: list[tuple[list[int], list[anatomy.AttentionRecord]]] = []
+
+    def _keep_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        self._seen.setdefault(EMBEDDINGS, entering)
+
+    def _keep_output(self, layers: list[int]) -> Callable[..., None]:
+        remaining = list(layers)  # a list, because a compiled block traces this and has no iterators
+
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if remaining:
+                self._seen[remaining.pop(0)] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+
+def _places(blocks: list[nn.Module], hidden: set[Layer], attention: set[Layer]) -> list[_Place]:
+    """Each different block that is looked at, once."""
+    layers: dict[nn.Module, list[int]] = {}
+    for layer, block in enumerate(blocks):
+        layers.setdefault(block, []).append(layer)
+    places = []
+    for block, mine in layers.items():
+        wants = (EMBEDDINGS in hidden and mine[0] == 0, not hidden.isdisjoint(mine), not attention.isdisjoint(mine))
+        if any(wants):
+            places.append(_Place(block, mine, *wants, modules=list(block.modules())))
+    return places

@@ -1,0 +1,143 @@
+"""What is refused before step 1: pairs of models that do not belong together, and data that they cannot read.
+
+Each message names what was found and the call that cures it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import pyarrow.compute as pc
+from torch import nn
+
+from hf_distill import anatomy
+from hf_distill.tasks import Task, find_task
+
+
+def check_teacher(teacher: nn.Module) -> None:
+    """Refuses a teacher that cannot teach.
+
+    Raises:
+        ValueError: it has no weights (device `meta`), or is in train mode.
+    """
+    name = type(anatomy.unwrap(teacher)).__name__
+    if any(parameter.is_meta for parameter in teacher.parameters()):
+        raise ValueError(f"the teacher ({name}) has no weights: it is on device meta. Load it with from_pretrained.")
+    if teacher.training:
+        raise ValueError(f"the teacher ({name}) is in train mode, its dropout would teach noise. Call teacher.eval().")
+
+
+def check_tasks(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuses two models that solve different problems.
+
+    Raises:
+        ValueError: their tasks differ.
+    """
+    mine, theirs = find_task(anatomy.unwrap(student)), find_task(anatomy.unwrap(teacher))
+    if mine is not theirs and Task.EMBEDDING not in (mine, theirs):
+        raise ValueError(
+            f"the student solves {mine}, the teacher {theirs}. Give both the same head, and for classifiers the same "
+            f"config.problem_type (student {anatomy.unwrap(student).config.problem_type!r}, "
+            f"teacher {anatomy.unwrap(teacher).config.problem_type!r})."
+        )
+
+
+def label_order(student: nn.Module, teacher: nn.Module, label_map: str | None) -> list[int] | None:
+    """How the teacher's logits are put in the student's order.
+
+    Args:
+        student: decides the order.
+        teacher: its logits are reordered.
+        label_map: ``"by_name"`` allows another order.
+
+    Returns:
+        For each of the student's labels the index of the teacher's; None where the order is the same.
+
+    Raises:
+        ValueError: another number of labels, other labels, or another order without ``"by_name"``.
+    """
+    mine, theirs = (anatomy.unwrap(model).config.num_labels for model in (student, teacher))
+    if mine != theirs:
+        raise ValueError(
+            f"the student has {mine} labels, the teacher {theirs}. Load the student with num_labels={theirs}."
+        )
+    ours, others = anatomy.named_labels(student), anatomy.named_labels(teacher)
+    if ours is None or others is None or ours == others:
+        return None
+    differ = next(index for index in range(mine) if ours.get(index) != others.get(index))
+    found = f"teacher id2label[{differ}] is {others.get(differ)!r}, student's is {ours.get(differ)!r}"
+    if sorted(ours.values()) != sorted(others.values()) or len(set(ours.values())) < mine:
+        raise ValueError(f"the labels differ: {found}. Load the student with id2label=teacher.config.id2label.")
+    if label_map != "by_name":
+        raise ValueError(f'label order differs: {found}. Pass label_map="by_name" to reorder the teacher\'s logits.')
+    index_of = {name: index for index, name in others.items()}
+    return [index_of[ours[index]] for index in range(mine)]
+
+
+def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, teacher_tokenizer: Any) -> None:
+    """Refuses two models that read different token ids.
+
+    Args:
+        student: its table of embeddings is measured.
+        teacher: its table of embeddings is measured.
+        tokenizer: the one that made the ids, or None.
+        teacher_tokenizer: the teacher's own, or None where it has none beside its weights.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
+    mine, theirs = anatomy.vocabulary(student), anatomy.vocabulary(teacher)
+    cure = "Take a student with the teacher's tokenizer, for example students.keep_layers(teacher, ...)."
+    if mine is not None and theirs is not None and mine != theirs:
+        raise ValueError(f"the student's vocabulary has {mine} entries, the teacher's {theirs}. {cure}")
+    if not all(hasattr(each, "get_vocab") for each in (tokenizer, teacher_tokenizer)):
+        return
+    ours, others = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    if ours != others:
+        word = next(iter(sorted(set(ours.items()) ^ set(others.items()))))[0]
+        raise ValueError(
+            f"the tokenizers differ: {word!r} is {ours.get(word, 'missing')} in processing_class and "
+            f"{others.get(word, 'missing')} in the teacher's tokenizer. {cure}"
+        )
+
+
+def check_dataset(dataset: Any, models: Mapping[str, nn.Module], needs_labels: bool, name: str) -> None:
+    """Refuses data that one of the models cannot read. Reads a `datasets.Dataset`; others are left to the first batch.
+
+    Args:
+        dataset: tokenised, with `input_ids`.
+        models: {what messages call it: model} that read it.
+        needs_labels: whether a loss asks for labels.
+        name: what messages call the data.
+
+    Raises:
+        ValueError: no labels where they are needed, a sequence longer than a model takes, an id that it does not know.
+    """
+    if isinstance(dataset, Mapping):
+        for split, each in dataset.items():
+            check_dataset(each, models, needs_labels, f"{name}[{split!r}]")
+        return
+    if not isinstance(dataset, datasets.Dataset):
+        return
+    columns = dataset.column_names
+    if needs_labels and not {"labels", "label", "label_ids", "start_positions"} & set(columns):
+        raise ValueError(
+            f"{name} has no labels, only {', '.join(columns)}, and TaskLoss asks for them. Add a labels column, or "
+            "leave TaskLoss out of losses to learn from the teacher alone."
+        )
+    if "input_ids" not in columns or not len(dataset):
+        return
+    ids = dataset.with_format("arrow")[:]["input_ids"]
+    longest, largest = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
+    for who, model in models.items():
+        positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"{name} has a sequence of {longest} tokens, and the {who} takes {positions}. "
+                f"Tokenise with truncation=True, max_length={positions}."
+            )
+        if known is not None and largest is not None and largest >= known:
+            raise ValueError(
+                f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
+                "Tokenise with that model's own tokenizer."
+            )

@@ -1,0 +1,138 @@
+"""`hf-distill` on the command line. Nothing heavy is imported before a command needs it."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Knowledge distillation for Hugging Face transformers: a small student from a good teacher.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a value: train.num_train_epochs=3, losses.1.temperature=4.")
+]
+CustomCode = Annotated[bool, typer.Option(help="Let the recipe name losses of your own by dotted path, and run them.")]
+Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
+def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An error is one line on stderr and exit code 1; `--debug` shows where it came from."""
+
+    @wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        try:
+            return command(*args, debug=debug, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if debug:
+                raise
+            said = str(error).strip() or type(error).__name__
+            known = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
+            typer.echo(
+                f"error: {said if known else f'{type(error).__name__}: {said} (--debug shows where)'}", err=True
+            )
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@app.command()
+@_reported
+def train(
+    recipe: RecipePath,
+    override: Overrides = None,
+    allow_custom_code: CustomCode = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Carry a recipe out: a small model in train.output_dir, with its card and its figures."""
+    from hf_distill import recipe as recipes
+
+    checked = recipes.load(recipe, override or (), allow_custom_code)
+    from hf_distill import run
+
+    run.train(checked, Console(), allow_custom_code, resume, _command_line())
+
+
+@app.command()
+@_reported
+def validate(
+    recipe: RecipePath, override: Overrides = None, allow_custom_code: CustomCode = False, debug: Debug = False
+) -> None:
+    """Check a recipe and everything that it names, and train nothing."""
+    from hf_distill import recipe as recipes
+
+    checked = recipes.load(recipe, override or (), allow_custom_code)
+    from hf_distill import run
+
+    ready = run.check(checked, allow_custom_code)
+    rows = ", ".join(f"{split} {len(part):,} rows" for split, part in ready.dataset.items())
+    typer.echo(f"{recipe}: fine ({ready.task}; {rows}; {ready.student.num_parameters():,} parameters)")
+
+
+@app.command()
+@_reported
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `train` wrote.", show_default=False)],
+    repo_id: Annotated[
+        str | None, typer.Argument(help="`name` or `owner/name`; the folder's name if left out.", show_default=False)
+    ] = None,
+    private: Annotated[bool | None, typer.Option(help="Make a new repository private.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Upload a finished student: weights, config, tokenizer, card and recipe, and nothing else of the folder."""
+    from hf_distill import hub
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder. Give the output_dir of a finished run.")
+    name = repo_id or folder.absolute().name
+    url = hub.push(folder, name, private=private, revision=revision, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(url)
+
+
+@app.command()
+@_reported
+def losses(
+    name: Annotated[str | None, typer.Argument(help="One loss, for example RKDAngle.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """The catalogue of losses, grouped by what they look at; or one of them."""
+    from hf_distill.cli import catalogue
+
+    catalogue.show(name, Console())
+
+
+@app.command()
+@_reported
+def demo(
+    output: Annotated[Path, typer.Option(help="Where models, card and figures go.")] = Path("demo_out"),
+    debug: Debug = False,
+) -> None:
+    """The main job on shipped data: fine-tune a teacher, distil a DistilBERT student of half the depth."""
+    from hf_distill import demo as shipped
+
+    shipped.main(output, Console())
+
+
+def _command_line() -> str:
+    """What was typed, without the folder of the program."""
+    return shlex.join([os.path.basename(sys.argv[0]).removesuffix(".py"), *sys.argv[1:]])
+
+
+def main() -> None:
+    """Entry point of `hf-distill`."""
+    app()

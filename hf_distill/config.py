@@ -1,0 +1,49 @@
+"""Run-level switches, on top of transformers' own."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class DistillationConfig(TrainingArguments):
+    """`TrainingArguments` with what a distillation needs beside them.
+
+    What belongs to one loss (temperature, layers, weight) is an argument of that loss and not of the run.
+
+    Args:
+        label_map: ``"by_name"`` reorders the teacher's logits where its labels are the student's in another order;
+            None refuses another order.
+
+    Changed defaults: `logging_steps` is 50; `logging_nan_inf_filter` is off, since a loss that is not finite stops the
+    run instead of being logged as 0; `activation_checkpointing_kwargs` says `use_reentrant=False`, without which what
+    is caught inside a block has no gradient.
+
+    Raises:
+        ValueError: a switch of the Trainer that would silently do nothing or the wrong thing here.
+    """
+
+    label_map: Literal["by_name"] | None = field(
+        default=None, metadata={"help": "'by_name' reorders the teacher's logits to the student's label order."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps, or that share of the run."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must stay off: a loss that is not finite stops the run."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.label_map not in (None, "by_name"):
+            raise ValueError(f'label_map={self.label_map!r} is not known; use "by_name" or leave it out.')
+        if self.logging_nan_inf_filter:
+            raise ValueError("logging_nan_inf_filter=True hides losses that are not finite as 0.0. Leave it out.")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor does nothing here. Pass TaskLoss(label_smoothing=...) in losses.")
+        super().__post_init__()
+        kwargs = dict(self.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]
+        if kwargs.setdefault("use_reentrant", False):
+            raise ValueError(
+                "activation_checkpointing_kwargs use_reentrant=True: what is caught inside a block would have no "
+                'gradient, without any error. Pass {"use_reentrant": False}.'
+            )
+        self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs = kwargs

@@ -1,0 +1,182 @@
+"""What every loss is: what it looks at, how two things are compared, and what it weighs."""
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from hf_distill.batch import Batch
+from hf_distill.signals import EMBEDDINGS, Layer, ModelShape, Signal, Signals
+from hf_distill.tasks import Task
+
+LayerMap = Mapping[Layer, Layer] | Literal["uniform", "last"]
+
+
+class Loss(nn.Module, ABC):
+    """A term of the objective. Subclass it, name the signals in `pairs`, and compare one pair in `compare`:
+
+        class LogitL1(Loss):
+            def pairs(self):
+                return [(LOGITS, LOGITS)]
+
+            def compare(self, student, teacher, batch):
+                difference = batch.align(student) - batch.align(teacher)
+                return batch.mean(difference.abs().mean(-1), over="predictions")
+
+    The constructor stores its arguments under their own names and does nothing else: `config` and `repr` come from it.
+    Modules that train (projections) are made in `setup`.
+
+    Args:
+        weight: what the term is multiplied by in the total.
+    """
+
+    citation: ClassVar[str] = ""
+    needs_labels: ClassVar[bool] = False
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    @property
+    def name(self) -> str:
+        """The name under which the term is logged: the class in snake case (RKDAngle -> rkd_angle)."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", type(self).__name__).lower()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments but the weight, as they were given."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name not in ("self", "weight")}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in {**self.config, "weight": self.weight}.items())
+
+    def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
+        """Called once before step 1: refuses what cannot work, resolves layers, builds projections.
+
+        Args:
+            student: what the student is.
+            teacher: what the teacher is, None if it is not a model.
+            task: what both solve.
+
+        Raises:
+            ValueError: the message names what was found and the call that cures it.
+        """
+
+    @abstractmethod
+    def pairs(self) -> list[tuple[Signal, Signal | None]]:
+        """The signals compared: (student's, teacher's); None where the teacher is not asked."""
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """One pair's share of the mean over the step, a scalar; `batch.mean` makes it from unreduced values.
+
+        Args:
+            student: the student's side after `project`; 0 where it belongs to padding.
+            teacher: the teacher's side, likewise; None where `pairs` says None.
+            batch: knows what counts; `batch.align` puts logits beside their labels.
+        """
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """The term before its weight: the sum over its pairs."""
+        terms = []
+        for index, (mine, theirs) in enumerate(self.pairs()):
+            ours = self.project(index, batch.clean(mine, student[mine]))
+            other = None if theirs is None else batch.clean(theirs, teacher[theirs])
+            terms.append(self.compare(ours, other, batch))  # type: ignore[arg-type]
+        if not terms:
+            raise ValueError(f"{type(self).__name__} compares nothing; call its setup first.")
+        return sum(terms[1:], start=terms[0])
+
+    def project(self, index: int, student: Tensor) -> Tensor:
+        """Brings the student's side of pair `index` into the teacher's space; as it is unless overridden."""
+        return student
+
+
+class LayerLoss(Loss):
+    """A loss that matches layers of the student with layers of the teacher; terms of the layers are added.
+
+    Args:
+        layers: {student layer: teacher layer}, counted from 0 or from the end, `"embeddings"` for what enters block 0
+            where the loss allows it; `"uniform"` spreads the student's layers over the teacher's, last on last
+            (TinyBERT's i -> (i + 1) k - 1, rounded up); `"last"` matches the last layer with the last.
+        weight: what the term is multiplied by in the total.
+    """
+
+    allows_embeddings: ClassVar[bool] = False
+
+    def __init__(self, layers: LayerMap = "uniform", weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.layers = layers
+        self.matched: dict[Layer, Layer] = {}
+
+    def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
+        """See `Loss.setup`.
+
+        Raises:
+            ValueError: the teacher is no model, or a layer does not exist.
+        """
+        who = type(self).__name__
+        if teacher is None:
+            raise ValueError(f"{who} needs the layers of a teacher model, and this teacher is not one. Leave it out.")
+        self.matched = match_layers(self.layers, student, teacher, who, self.allows_embeddings)
+
+    @abstractmethod
+    def signal(self, layer: Layer) -> Signal:
+        """The signal of one layer."""
+
+    def pairs(self) -> list[tuple[Signal, Signal | None]]:
+        return [(self.signal(mine), self.signal(theirs)) for mine, theirs in self.matched.items()]
+
+
+def match_layers(
+    layers: LayerMap, student: ModelShape, teacher: ModelShape, who: str = "layers", embeddings: bool = True
+) -> dict[Layer, Layer]:
+    """Resolves a layer map to {student layer: teacher layer}, counted from 0.
+
+    Args:
+        layers: as in `LayerLoss`.
+        student: its depth is used.
+        teacher: its depth is used.
+        who: whom messages name.
+        embeddings: whether `"embeddings"` may stand in the map.
+
+    Raises:
+        ValueError: a layer does not exist or stands twice, a map is empty, or the word is not known.
+    """
+    for shape in (student, teacher):
+        if not shape.layers:
+            raise ValueError(f"{who}: no layers were found in {shape.name}. Use a loss on logits.")
+    if layers == "last":
+        return {student.layers - 1: teacher.layers - 1}
+    if layers == "uniform":
+        return {mine: ceil((mine + 1) * teacher.layers / student.layers) - 1 for mine in range(student.layers)}
+    if not isinstance(layers, Mapping):
+        raise ValueError(f'{who}: layers={layers!r} is not known; use {{student: teacher}}, "uniform" or "last".')
+    if not layers:
+        raise ValueError(f'{who}: layers={{}} matches nothing; use {{student: teacher}}, "uniform" or "last".')
+    matched: dict[Layer, Layer] = {}
+    for mine, theirs in layers.items():
+        layer = _resolve(mine, student, "student", who, embeddings)
+        if layer in matched:
+            raise ValueError(f"{who}: student layer {layer} stands twice in layers={dict(layers)}. Leave one out.")
+        matched[layer] = _resolve(theirs, teacher, "teacher", who, embeddings)
+    return matched
+
+
+def _resolve(layer: Layer, shape: ModelShape, side: str, who: str, embeddings: bool) -> Layer:
+    if layer == EMBEDDINGS and embeddings:
+        return layer
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        words = ' or "embeddings"' if embeddings else ""
+        raise ValueError(f"{who}: {side} layer {layer!r} is no layer; use 0 to {shape.layers - 1}{words}.")
+    if not -shape.layers <= layer < shape.layers:
+        raise ValueError(
+            f"{who}: {side} layer {layer} does not exist: {shape.name} has {shape.layers} layers, "
+            f"0 to {shape.layers - 1}. Change layers={{student: teacher}}."
+        )
+    return layer % shape.layers

@@ -1,0 +1,134 @@
+"""Relational knowledge distillation: distances and angles between the examples of a batch."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hf_distill.batch import Batch
+from hf_distill.losses.base import Loss
+from hf_distill.signals import Pooling, Signal, pooled
+
+PIVOT_BLOCK_ELEMENTS = 2**22
+SAME = 1e-6  # of the longest row: a distance below this is rounding, and the two rows are duplicates
+
+
+def _rounding(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows.detach(), dim=-1)
+    return lengths.max() * SAME
+
+
+def _relative_distances(rows: Tensor) -> Tensor:
+    """Pairwise distances over the mean of those that are not zero: (batch, dim) -> (batch, batch), diagonal 0."""
+    # from differences: |a|^2 + |b|^2 - 2ab loses all digits where the rows share a large mean, and bf16 under autocast
+    distances: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = distances > _rounding(rows)
+    distances = torch.where(apart, distances, 0.0)
+    mean: Tensor = distances.sum() / apart.sum().clamp(min=1)
+    return distances / mean.clamp(min=1e-12)
+
+
+def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the normalised pairwise distances of the two.
+
+    Args:
+        student: embeddings, shape (batch, dim).
+        teacher: embeddings, shape (batch, dim of its own).
+
+    Returns:
+        A scalar, float32: mean over all batch^2 entries, diagonal included. 0, with a finite gradient, for one row.
+
+    Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.1.
+    Differs from the paper: distances that are zero (duplicates) are left out of the normalising mean, as in the
+    authors' code; what is below `SAME` is a duplicate, with gradient 0.
+    """
+    student, teacher = student.float(), teacher.detach().float()
+    return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+
+
+def _cosines(rows: Tensor, pivots: Tensor) -> Tensor:
+    """Cosines of the angle at each pivot between every two rows, 0 at a duplicate: (pivots, batch, batch)."""
+    edges = rows[None] - pivots[:, None]
+    squares = edges.square().sum(-1, keepdim=True)
+    apart = squares > _rounding(rows).square()
+    edges = torch.where(apart, edges * torch.where(apart, squares, 1.0).rsqrt(), 0.0)
+    with torch.autocast(rows.device.type, enabled=False):
+        return edges @ edges.transpose(1, 2)
+
+
+def _angle_block(rows: Tensor, pivots: Tensor, teacher: Tensor, teacher_pivots: Tensor) -> Tensor:
+    return F.smooth_l1_loss(_cosines(rows, pivots), _cosines(teacher, teacher_pivots), reduction="sum")
+
+
+def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the cosines of all angles that three examples form.
+
+    Goes over blocks of pivots and computes each block again in backward: nothing of order batch^3 is held.
+
+    Args:
+        student: embeddings, shape (batch, dim).
+        teacher: embeddings, shape (batch, dim of its own).
+
+    Returns:
+        A scalar, float32: mean over all batch^3 entries; a triplet with twice the same example adds 0 and is counted.
+
+    Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.2.
+    Differs from the paper: degenerate triplets are counted in the mean, as in the authors' code; an edge between
+    duplicates has no direction, so its cosines are 0, with gradient 0.
+    """
+    student, teacher = student.float(), teacher.detach().float()
+    rows = len(student)
+    block = max(1, PIVOT_BLOCK_ELEMENTS // (rows * max(rows, student.shape[1], teacher.shape[1])))
+    total = student.new_zeros(())
+    for start in range(0, rows, block):
+        pivots, theirs = student[start : start + block], teacher[start : start + block]
+        if block >= rows:
+            total = total + _angle_block(student, pivots, teacher, theirs)
+        else:
+            total = total + checkpoint(_angle_block, student, pivots, teacher, theirs, use_reentrant=False)
+    return total / rows**3
+
+
+class _Relation(Loss):
+    def __init__(self, pooling: Pooling = "first", weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.pooling = pooling
+
+    def pairs(self) -> list[tuple[Signal, Signal | None]]:
+        return [(pooled(self.pooling), pooled(self.pooling))]
+
+
+class RKDDistance(_Relation):
+    """Distances between the examples of a batch, each side over its own mean distance. Any widths.
+
+    Take it for embeddings, and where student and teacher share no space; with `RKDAngle` at twice the weight, as the
+    paper does. The batch is what it learns from: on several processes all their rows are one batch, but an accumulated
+    micro-batch sees only its own relations, so 4 x 2 accumulated differs from 8 at once.
+
+    Args:
+        pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
+        weight: what the term is multiplied by in the total.
+    """
+
+    citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return batch.mean(rkd_distance(batch.gather(student), batch.gather(teacher)), over="batch")
+
+
+class RKDAngle(_Relation):
+    """Angles between the examples of a batch. Any widths.
+
+    Take it beside `RKDDistance`, whose notes on batches hold here too. Time grows with batch^3.
+
+    Args:
+        pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
+        weight: what the term is multiplied by in the total.
+    """
+
+    citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return batch.mean(rkd_angle(batch.gather(student), batch.gather(teacher)), over="batch")

@@ -1,0 +1,98 @@
+"""The words of the library: what can be looked at in a model.
+
+A signal is an object and its own dictionary key, so that a typo is an ImportError and never a silent zero:
+
+    student[hidden(3)]       # the output of block 3 of the student, shape (batch, tokens, width)
+    teacher[LOGITS]          # shape (batch, classes), or (batch, tokens, classes)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+EMBEDDINGS: Literal["embeddings"] = "embeddings"
+Layer = int | Literal["embeddings"]
+Pooling = Literal["first", "last", "mean"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing to look at. Make it with the functions below; compare and hash by value.
+
+    Args:
+        kind: what it is, for example ``"hidden"``.
+        layer: the block, counted from 0, negative from the end; ``EMBEDDINGS`` for what enters block 0.
+        pooling: how tokens become one vector, for ``pooled`` only.
+    """
+
+    kind: str
+    layer: Layer | None = None
+    pooling: Pooling | None = None
+
+    def __str__(self) -> str:
+        inside = ", ".join(str(part) for part in (self.layer, self.pooling) if part is not None)
+        return f"{self.kind}({inside})" if inside else self.kind
+
+
+Signals = Mapping[Signal, Tensor]
+
+LOGITS = Signal("logits")
+TASK_LOSS = Signal("task_loss")
+
+
+def hidden(layer: Layer) -> Signal:
+    """Output of block `layer` before any final norm; with `EMBEDDINGS` what enters block 0. (batch, tokens, width)."""
+    return Signal("hidden", layer)
+
+
+def pooled(pooling: Pooling = "first") -> Signal:
+    """One vector an example from the last block: its first, last or mean attended token. (batch, width)."""
+    return Signal("pooled", pooling=pooling)
+
+
+def attention(layer: int) -> Signal:
+    """Attention probabilities of block `layer` without dropout, masked keys 0. (batch, heads, query, key)."""
+    return Signal("attention", layer)
+
+
+def attention_scores(layer: int) -> Signal:
+    """Scaled query-key products of block `layer` before mask and softmax. (batch, heads, query, key)."""
+    return Signal("attention_scores", layer)
+
+
+def query(layer: int) -> Signal:
+    """Queries of block `layer`. (batch, heads, tokens, head width)."""
+    return Signal("query", layer)
+
+
+def key(layer: int) -> Signal:
+    """Keys of block `layer`. (batch, key-value heads, tokens, head width)."""
+    return Signal("key", layer)
+
+
+def value(layer: int) -> Signal:
+    """Values of block `layer`. (batch, key-value heads, tokens, head width)."""
+    return Signal("value", layer)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a loss must know about a model before step 1, with no need to know the model.
+
+    Args:
+        name: how messages call it, for example ``"BertForSequenceClassification"``.
+        layers: number of blocks.
+        width: size of a hidden state.
+        heads: attention heads, 0 where the model has none that can be recorded.
+        classes: size of the last axis of the logits, 0 without a head.
+        causal: whether a position sees only what is before it.
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    classes: int
+    causal: bool = False

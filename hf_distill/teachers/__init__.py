@@ -1,0 +1,7 @@
+"""Who teaches. Every teacher answers `observe(batch)` with what is known about the batch."""
+
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.model import ModelTeacher, load
+from hf_distill.teachers.nobody import Nobody
+
+__all__ = ["ModelTeacher", "Nobody", "Teacher", "load"]

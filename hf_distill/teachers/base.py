@@ -1,0 +1,49 @@
+"""What every teacher is: somebody who says what is known about a batch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_distill.batch import Batch
+from hf_distill.signals import ModelShape, Signal, Signals
+
+
+class Teacher(ABC):
+    """Says what is known about a batch, without gradient. Subclass it and answer `observe`:
+
+    class Rules(Teacher):
+        def observe(self, batch):
+            return {LOGITS: my_rules(batch.inputs["input_ids"])}
+    """
+
+    shape: ModelShape | None = None
+    """What the teacher is, if it is a model; losses that match layers need it."""
+
+    input_names: Iterable[str] = ()
+    """Columns that it reads; the student's own are always there."""
+
+    model: nn.Module | None = None
+    """The model inside, if there is one."""
+
+    def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
+        """Called once before step 1, and again if the student is made anew: refuses what cannot work.
+
+        Args:
+            student: what will learn.
+            wanted: the signals that `observe` will be asked for.
+            device: where the answers must be.
+            tokenizer: what made the inputs, or None.
+
+        Raises:
+            ValueError: the message names what was found and the call that cures it.
+        """
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> Signals:
+        """What is known about a batch: {signal: tensor without gradient}, the wanted signals among them."""
+
+    def step(self) -> None:
+        """Called after every optimizer step, for teachers that change while the student trains."""

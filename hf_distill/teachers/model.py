@@ -1,0 +1,112 @@
+"""A frozen transformers model as the teacher."""
+
+import logging
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from hf_distill import anatomy, checks
+from hf_distill.batch import Batch
+from hf_distill.capture import Capture
+from hf_distill.signals import LOGITS, Signal, Signals
+from hf_distill.tasks import Task, find_task
+from hf_distill.teachers.base import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+def load(model: str, dtype: Any = torch.float32) -> PreTrainedModel:
+    """A teacher by its Hub id or folder, with the class that its config names, in eval mode.
+
+    Args:
+        model: Hub id or folder.
+        dtype: float32 unless asked otherwise: float16 crawls on a CPU, and bfloat16 does on many.
+
+    Raises:
+        ValueError: the config names no class of transformers.
+    """
+    names = AutoConfig.from_pretrained(model).architectures or []
+    found = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if found is None:
+        raise ValueError(f"{model}: its config names no class of transformers ({names}). Load the model and pass it.")
+    return found.from_pretrained(model, dtype=dtype).eval()
+
+
+class ModelTeacher(Teacher):
+    """A frozen model, run once a batch, looked at through hooks on the needed modules only.
+
+    It is no submodule of anything: never saved, never put into train mode, never optimised.
+
+    Args:
+        model: a transformers model or PEFT wrapper, in eval mode.
+        label_map: ``"by_name"`` reorders its logits where its labels are the student's in another order.
+        tokenizer: its own tokenizer, to be compared with the student's; looked for beside its weights if left out.
+    """
+
+    def __init__(self, model: nn.Module, label_map: Literal["by_name"] | None = None, tokenizer: Any = None) -> None:
+        self.model: nn.Module = model
+        self.label_map = label_map
+        self.tokenizer = tokenizer
+        self.shape = anatomy.describe(model)
+        self.input_names = anatomy.forward_names(model)
+        self._capture: Capture | None = None
+        self._order: torch.Tensor | None = None
+
+    def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
+        """See `Teacher.prepare`. Freezes the model and moves it to the device, unless it is quantised or spread out.
+
+        Raises:
+            ValueError: no weights, train mode, another task, labels or vocabulary, layers that are not there.
+        """
+        checks.check_teacher(self.model)
+        checks.check_tasks(student, self.model)
+        if LOGITS in wanted:
+            self._order = self._label_order(student, device)
+        checks.check_vocabulary(student, self.model, tokenizer, self.tokenizer or _tokenizer_beside(self.model))
+        placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
+        self.model.requires_grad_(False)
+        if not placed:
+            self.model.to(device)
+        self._capture = Capture(self.model, wanted)
+
+    def _label_order(self, student: nn.Module, device: torch.device) -> torch.Tensor | None:
+        task = find_task(anatomy.unwrap(self.model))
+        if not (task.per_example or task is Task.TOKENS):
+            return None
+        order = checks.label_order(student, self.model, self.label_map)
+        if order is None:
+            return None
+        logger.warning("label_map='by_name': the teacher's logits are reordered to the student's labels: %s", order)
+        return torch.tensor(order, device=device)
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> Signals:
+        """See `Teacher.observe`.
+
+        Raises:
+            ValueError: somebody put the model into train mode since `prepare`.
+        """
+        assert self._capture is not None, "prepare() comes first"
+        if self.model.training:
+            raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
+        inputs = anatomy.accepted(self.model, batch.inputs)
+        inputs.pop("labels", None)
+        if "use_cache" in self.input_names:
+            inputs["use_cache"] = False
+        with self._capture:
+            outputs = self.model(**inputs)
+        seen = self._capture.take(outputs, batch)
+        if self._order is not None:
+            seen[LOGITS] = seen[LOGITS][..., self._order]
+        return seen
+
+
+def _tokenizer_beside(model: nn.Module) -> Any:
+    """The tokenizer saved beside a model's weights, None where there is none. Never reaches for the network."""
+    try:
+        return AutoTokenizer.from_pretrained(anatomy.unwrap(model).name_or_path or ".", local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,263 @@
+"""What every loss promises: a test file subclasses the contract that fits, says what is compared, and adds values.
+
+`PositionContract` is for functions that give one value a position, `BatchContract` for those that give one a batch,
+`LossContract` for the classes.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_distill.batch import Batch
+from hf_distill.losses import Loss
+from hf_distill.signals import LOGITS, ModelShape, Signal
+from hf_distill.tasks import Task
+
+STUDENT = ModelShape("SmallModel", layers=2, width=6, heads=2, classes=5)
+TEACHER = ModelShape("LargeModel", layers=4, width=6, heads=2, classes=5)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class FunctionContract:
+    function: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    shape: ClassVar[tuple[int, ...]]
+    zero_if_equal = 1e-6
+
+    def draw(self, seed: int = 0) -> tuple[Tensor, Tensor]:
+        return self.valid(randn(*self.shape, seed=seed)), self.valid(randn(*self.shape, seed=seed + 100))
+
+    def valid(self, values: Tensor) -> Tensor:
+        """Turns any values into what the function takes: logits as they are, probabilities by a softmax."""
+        return values
+
+    def test_it_is_zero_where_both_agree(self) -> None:
+        student, _ = self.draw()
+        assert self.function(student, student.clone()).abs().max() <= self.zero_if_equal
+
+    def test_it_is_never_negative(self) -> None:
+        for seed in range(20):
+            assert self.function(*self.draw(seed)).min() >= 0
+
+    def test_the_student_gets_a_gradient_and_the_teacher_none(self) -> None:
+        student, teacher = (side.requires_grad_() for side in self.draw())
+        self.function(student, teacher).sum().backward()
+        assert teacher.grad is None
+        assert student.grad is not None
+        assert student.grad.isfinite().all()
+        assert student.grad.abs().max() > 0
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_half_precision_inputs_are_computed_in_float32(self, dtype: torch.dtype) -> None:
+        student, teacher = (side.to(dtype) for side in self.draw())
+        found = self.function(student, teacher)
+        assert found.dtype is torch.float32
+        torch.testing.assert_close(found, self.function(student.float(), teacher.float()))
+        torch.testing.assert_close(found, self.function(*self.draw()), rtol=0.05, atol=0.05)
+
+    def test_autocast_changes_nothing(self) -> None:
+        plain = self.function(*self.draw())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(self.function(*self.draw()), plain)
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_huge_values_stay_finite(self, dtype: torch.dtype) -> None:
+        signs = [randn(*self.shape, seed=seed).sign() * 1e4 for seed in (1, 2)]
+        for teacher_sign in (1, -1):
+            student = self.valid(signs[0]).to(dtype).requires_grad_()
+            found = self.function(student, self.valid(signs[1] * teacher_sign).to(dtype))
+            found.sum().backward()
+            assert found.isfinite().all()
+            assert student.grad is not None
+            assert student.grad.isfinite().all()
+
+
+class PositionContract(FunctionContract):
+    positions: ClassVar[tuple[int, ...]]  # the shape of the result
+
+    def test_the_shape_is_one_value_a_position(self) -> None:
+        assert self.function(*self.draw()).shape == self.positions
+
+    def test_a_position_does_not_see_the_others(self) -> None:
+        student, teacher = self.draw()
+        alone = self.function(student[1:2], teacher[1:2])
+        torch.testing.assert_close(alone, self.function(student, teacher)[1:2])
+
+
+class BatchContract(FunctionContract):
+    """For functions of a whole batch of rows, (batch, dim) twice in, a scalar out."""
+
+    def finite_gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
+        student = student.clone().requires_grad_()
+        found = self.function(student, teacher)
+        found.backward()
+        assert found.isfinite()
+        assert student.grad is not None
+        assert student.grad.isfinite().all()
+        return student.grad
+
+    def test_it_is_a_scalar(self) -> None:
+        assert self.function(*self.draw()).shape == ()
+
+    def test_one_row_has_no_relations(self) -> None:
+        student, teacher = self.draw()
+        assert self.function(student[:1], teacher[:1]) == 0
+        assert self.finite_gradient(student[:1], teacher[:1]).abs().max() == 0
+
+    def test_identical_rows_have_a_finite_gradient(self) -> None:
+        student, teacher = self.draw()
+        for rows in (student[:1].expand_as(student), torch.zeros_like(student)):
+            self.finite_gradient(rows, teacher)
+            self.finite_gradient(student, rows)
+            self.finite_gradient(rows, rows)
+
+    def test_duplicates_of_the_student_alone_do_not_make_the_gradient_explode(self) -> None:
+        student, teacher = self.draw()
+        usual = self.finite_gradient(student, teacher).abs().max()
+        for distance in (0.0, 1e-8):  # exactly the same, and the same but for rounding
+            student[1] = student[0] + distance
+            assert self.finite_gradient(student, teacher).abs().max() < 10 * usual
+
+    def test_the_order_of_the_rows_does_not_matter(self) -> None:
+        student, teacher = self.draw()
+        order = torch.randperm(len(student), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(self.function(student[order], teacher[order]), self.function(student, teacher))
+
+    def test_widths_may_differ(self) -> None:
+        student, teacher = self.draw()
+        assert self.function(student[:, :2], teacher).isfinite()
+
+
+class LossContract:
+    """For the classes: what padding holds must not matter, whether it is on the left, on the right, or everywhere."""
+
+    task = Task.TOKENS
+    labelled = True
+
+    def make(self) -> Loss:
+        raise NotImplementedError
+
+    def ready(self) -> Loss:
+        torch.manual_seed(0)
+        loss = self.make()
+        loss.setup(STUDENT, TEACHER, self.task)
+        return loss
+
+    def batch(self, mask: Tensor, labels: Tensor | None = None) -> Batch:
+        inputs = {"input_ids": torch.ones_like(mask, dtype=torch.long), "attention_mask": mask.long()}
+        if labels is None:  # on padding too: a label there is none
+            labels = torch.randint(0, 5, mask.shape, generator=torch.Generator().manual_seed(3))
+            labels[0, 3] = -100
+        return Batch({**inputs, "labels": labels} if self.labelled else inputs, self.task)
+
+    def signals(self, loss: Loss) -> list[Signal]:
+        """The student's and the teacher's of each pair in turn."""
+        return [signal for pair in loss.pairs() for signal in pair if signal is not None]
+
+    def draw(self, loss: Loss, mask: Tensor) -> list[Tensor]:
+        """Random values for every signal, at every position; attention sees no masked key."""
+        found = []
+        for seed, signal in enumerate(self.signals(loss)):
+            if signal.kind in ("attention", "attention_scores"):
+                values = randn(len(mask), 2, mask.shape[1], mask.shape[1], seed=seed)
+                if signal.kind == "attention":
+                    values = values.masked_fill(~mask[:, None, None, :], -1e30).softmax(-1)
+            else:
+                values = randn(*mask.shape, 5 if signal == LOGITS else 6, seed=seed)
+            found.append(values)
+        return found
+
+    def spoil(self, signal: Signal, values: Tensor, mask: Tensor, garbage: float) -> Tensor:
+        """Puts garbage wherever padding is; a masked key keeps probability 0 for the queries that count."""
+        if signal.kind == "attention":
+            kept = mask[:, None, :, None]
+        elif signal.kind == "attention_scores":
+            kept = mask[:, None, :, None] & mask[:, None, None, :]
+        else:
+            kept = mask[:, :, None]
+        return torch.where(kept, values, garbage)
+
+    def remove(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Takes padding out; every row has as many tokens as the others."""
+        for axis in (2, 3) if values.dim() == 4 else (1,):
+            moved = values.movedim(axis, 1)
+            values = moved[mask].view(len(mask), -1, *moved.shape[2:]).movedim(1, axis)
+        return values
+
+    def term(self, loss: Loss, batch: Batch, seen: list[Tensor]) -> Tensor:
+        student: dict[Signal, Tensor] = {}
+        teacher: dict[Signal, Tensor] = {}
+        rest = iter(seen)
+        for mine, theirs in loss.pairs():
+            for side, signal in ((student, mine), (teacher, theirs)):
+                if signal is not None:
+                    values = next(rest)
+                    side[signal] = batch.pool(values, signal.pooling) if signal.pooling else values
+        return loss(student, teacher, batch)
+
+    @pytest.mark.parametrize("garbage", [0.0, 1e4, float("nan"), float("inf")])
+    def test_padding_is_as_if_it_were_not_there(self, garbage: float) -> None:
+        mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]]).bool()
+        loss, padded = self.ready(), self.batch(mask)
+        short = self.batch(torch.ones(3, 4).bool(), None if padded.labels is None else self.labels_of(padded, mask))
+        drawn = zip(self.signals(loss), self.draw(loss, mask), strict=True)
+        seen = [self.spoil(signal, values, mask, garbage).requires_grad_() for signal, values in drawn]
+        removed = [self.remove(values.detach(), mask).requires_grad_() for values in seen]
+        gradients = []
+        for batch, values in ((padded, seen), (short, removed)):
+            loss.zero_grad()
+            found = self.term(loss, batch, values)
+            found.backward()
+            gradients.append((found.detach(), [weight.grad for weight in loss.parameters()]))
+        torch.testing.assert_close(*gradients)
+        assert gradients[0][0] > 0
+        for mine, theirs in zip(seen, removed, strict=True):
+            if mine.grad is None or theirs.grad is None:  # a teacher's
+                assert mine.grad is theirs.grad is None
+            else:
+                torch.testing.assert_close(self.remove(mine.grad, mask), theirs.grad)
+                torch.testing.assert_close(mine.grad.abs().sum(), theirs.grad.abs().sum())  # nothing on padding
+
+    def labels_of(self, batch: Batch, mask: Tensor) -> Tensor:
+        labels: Tensor = batch.inputs["labels"]
+        return labels[mask].view(len(mask), -1)
+
+    def test_a_step_with_nothing_in_it_gives_zero(self) -> None:
+        mask = torch.zeros(2, 4, dtype=torch.bool)
+        loss = self.ready()
+        seen = [torch.full_like(each, float("nan")).requires_grad_() for each in self.draw(loss, mask)]
+        found = self.term(loss, self.batch(mask), seen)
+        found.backward()
+        assert found == 0
+        assert all(each.grad is None or each.grad.abs().max() == 0 for each in (*seen, *loss.parameters()))
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_half_precision_signals_are_compared_in_float32(self, dtype: torch.dtype) -> None:
+        mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+        loss = self.ready()
+        seen = [each.to(dtype).requires_grad_() for each in self.draw(loss, mask)]
+        found = self.term(loss, self.batch(mask), seen)
+        assert found.dtype is torch.float32
+        torch.testing.assert_close(found, self.term(loss, self.batch(mask), [each.float() for each in seen]))
+        found.backward()
+        assert all(each.grad.isfinite().all() for each in seen if each.grad is not None)
+
+    def test_its_config_makes_it_again(self) -> None:
+        loss = self.make()
+        loss.weight = 0.25
+        again = type(loss)(**loss.config, weight=loss.weight)
+        assert (again.config, again.weight) == (loss.config, 0.25)
+        assert all(f"{name}={value!r}" in repr(loss) for name, value in {**loss.config, "weight": 0.25}.items())
+
+
+def refuses(loss: Loss, message: str, task: Task = Task.TOKENS, **shapes: Any) -> None:
+    """Checks that `setup` raises `message`, which says what was found and what to do."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loss.setup(shapes.get("student", STUDENT), shapes.get("teacher", TEACHER), task)

@@ -1,0 +1,444 @@
+"""What is caught is what the model itself would show, and nothing is left on the model."""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from models import FAMILIES, LABELS, LAYERS, inputs_of, tiny
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from transformers import PreTrainedModel
+
+from hf_distill import anatomy
+from hf_distill.batch import Batch
+from hf_distill.capture import Capture
+from hf_distill.signals import (
+    EMBEDDINGS,
+    LOGITS,
+    TASK_LOSS,
+    Signal,
+    attention,
+    attention_scores,
+    hidden,
+    key,
+    pooled,
+    query,
+    value,
+)
+from hf_distill.tasks import Task, find_task
+
+PRE_NORM = ("modernbert", "gpt2", "llama", "qwen3", "t5")  # there the model's last hidden state is after a final norm
+CAUSAL = ("gpt2", "llama", "qwen3")
+RECORDED = [family for family in FAMILIES if family != "deberta_v2"]
+
+
+def model_of(family: str) -> PreTrainedModel:
+    return tiny(family, "EncoderModel" if family == "t5" else "Model")
+
+
+def full_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    inputs = inputs_of(model)
+    return inputs | {"decoder_input_ids": inputs["input_ids"]} if model.config.is_encoder_decoder else inputs
+
+
+def catch(model: nn.Module, wanted: Iterable[Signal], inputs: dict[str, Tensor]) -> dict[Signal, Tensor]:
+    capture = Capture(model, wanted)
+    with capture:
+        outputs = model(**inputs)
+    return capture.take(outputs, Batch(inputs, find_task(anatomy.unwrap(model))))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def attended(model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+    """Which positions of the blocks hold input, (batch, tokens)."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return torch.ones(3, tokens, dtype=torch.bool)
+    if model.config.model_type == "wav2vec2":
+        return model._get_feature_vector_attention_mask(tokens, mask).bool()
+    return mask.bool()
+
+
+# Equal to what transformers shows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_hidden_is_what_the_model_shows(family: str) -> None:
+    model = model_of(family)
+    inputs = full_inputs(model)
+    outputs = model(**inputs, output_hidden_states=True)
+    expected = outputs.get("hidden_states") or outputs["encoder_hidden_states"]
+    found = catch(model, [hidden(EMBEDDINGS), *(hidden(i - LAYERS) for i in range(LAYERS))], inputs)
+    assert torch.equal(found[hidden(EMBEDDINGS)], expected[0])
+    for i in range(LAYERS - (family in PRE_NORM)):
+        assert torch.equal(found[hidden(i - LAYERS)], expected[i + 1])
+    if family in PRE_NORM:
+        norm = [m for name, m in model.named_modules() if name.split(".")[-1] in _FINAL_NORMS][-1]
+        close(norm(found[hidden(-1)]), expected[-1])
+
+
+_FINAL_NORMS = ("final_norm", "ln_f", "norm", "final_layer_norm")
+
+
+@pytest.mark.parametrize("family", RECORDED)
+@torch.no_grad()
+def test_attention_is_what_the_eager_model_shows(family: str) -> None:
+    model = model_of(family)
+    inputs = full_inputs(model)
+    found = catch(model, [attention(i) for i in range(LAYERS)], inputs)
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    outputs = eager(**inputs, output_attentions=True)
+    expected = outputs.get("attentions") or outputs["encoder_attentions"]
+    valid = attended(model, inputs, expected[0].shape[-1])
+    for i in range(LAYERS):
+        maps = found[attention(i)]
+        assert maps.shape == expected[i].shape
+        close(maps.transpose(1, 2)[valid], expected[i].transpose(1, 2)[valid])
+        assert maps.permute(0, 3, 1, 2)[~valid].eq(0).all()
+    unequal = (found[attention(0)] - found[attention(LAYERS - 1)]).abs().max()
+    assert unequal > 1e-3  # else a wrong layer would not be seen
+
+
+def test_heads_as_narrow_as_minilm_s() -> None:
+    model = tiny("bert", hidden_size=48, num_attention_heads=12)
+    inputs = inputs_of(model)
+    found = catch(model, [attention(1), query(1)], inputs)
+    assert found[attention(1)].shape == (3, 12, 10, 10)
+    assert found[query(1)].shape == (3, 12, 10, 4)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "t5", "gpt2", "llama"])
+@torch.no_grad()
+def test_scores_with_mask_and_softmax_are_the_attention(family: str) -> None:
+    model = model_of(family)
+    inputs = full_inputs(model)
+    found = catch(model, [attention(2), attention_scores(2), query(2), key(2), value(2)], inputs)
+    seen = inputs["attention_mask"].bool()[:, None, None, :]
+    if family in CAUSAL:
+        seen = seen & torch.ones(10, 10, dtype=torch.bool).tril()
+    assert found[attention_scores(2)].isfinite().all()
+    expected = found[attention_scores(2)].masked_fill(~seen, float("-inf")).softmax(-1)
+    close(found[attention(2)], expected)
+    keys = found[key(2)].repeat_interleave(found[query(2)].shape[1] // found[key(2)].shape[1], dim=1)
+    scale = 1.0 if family == "t5" else 8**-0.5
+    products = found[query(2)] @ keys.mT * scale
+    if family != "t5":  # there a bias by distance is added
+        close(found[attention_scores(2)], products)
+    assert found[value(2)].shape == found[key(2)].shape == (3, 2 if family == "llama" else 4, 10, 8)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_padding_on_the_left_gives_zeros_and_no_nan(family: str) -> None:
+    model = model_of(family)
+    inputs = {name: tensor.flip(1) for name, tensor in inputs_of(model).items()}
+    maps = catch(model, [attention(0)], inputs)[attention(0)]
+    valid = inputs["attention_mask"].bool()
+    assert maps.isfinite().all()
+    assert maps.permute(0, 3, 1, 2)[~valid].eq(0).all()
+    close(maps.transpose(1, 2)[valid].sum(-1), torch.ones(int(valid.sum()), 4))
+
+
+@torch.no_grad()
+def test_without_padding_there_is_no_mask_and_the_same_attention() -> None:
+    for family in ("bert", "gpt2"):
+        model = model_of(family)
+        ids = inputs_of(model, rows=1)["input_ids"]
+        bare = catch(model, [attention(1)], {"input_ids": ids})[attention(1)]
+        masked = catch(model, [attention(1)], {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[attention(1)]
+        assert torch.equal(bare, masked)
+        close(bare.sum(-1), torch.ones(1, 4, 10))
+        assert bare.triu(1).eq(0).all() == (family == "gpt2")
+
+
+@torch.no_grad()
+def test_logits_loss_and_pooled() -> None:
+    model = tiny("distilbert", "ForSequenceClassification", num_labels=LABELS)
+    inputs = inputs_of(model) | {"labels": torch.tensor([0, 1, 2])}
+    outputs = model(**inputs, output_hidden_states=True)
+    found = catch(model, [LOGITS, TASK_LOSS, pooled("first"), pooled("last"), pooled("mean")], inputs)
+    last = outputs.hidden_states[-1]
+    assert torch.equal(found[LOGITS], outputs.logits)
+    assert torch.equal(found[TASK_LOSS], outputs.loss)
+    assert torch.equal(found[pooled("first")], last[:, 0])
+    assert torch.equal(found[pooled("last")], last[range(3), [9, 8, 7]])
+    close(found[pooled("mean")][1], last[1, :9].mean(0))
+
+
+@torch.no_grad()
+def test_half_precision_scores_are_computed_in_full() -> None:
+    model = tiny("bert").bfloat16()
+    found = catch(model, [attention(0), query(0)], inputs_of(model))
+    assert found[query(0)].dtype is torch.bfloat16
+    assert found[attention(0)].dtype is torch.float32
+
+
+# What can be asked for
+
+
+def test_layers_that_do_not_exist_are_refused() -> None:
+    model = tiny("bert")
+    for signal in (hidden(LAYERS), hidden(-LAYERS - 1), attention(LAYERS), attention(EMBEDDINGS)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"does not exist: BertModel has 4 layers, 0 to 3"):
+            Capture(model, [signal])
+
+
+def test_attention_that_cannot_be_recorded_is_refused_and_hidden_is_not() -> None:
+    model = tiny("deberta_v2")
+    with pytest.raises(ValueError, match=r"DebertaV2Model .* cannot be recorded"):
+        Capture(model, [attention(0)])
+    Capture(model, [hidden(0)])
+
+
+def test_a_model_without_blocks_has_logits_only() -> None:
+    model = tiny("bert", "ForSequenceClassification", num_hidden_layers=0)
+    with pytest.raises(ValueError, match="no blocks were found in BertForSequenceClassification"):
+        Capture(model, [LOGITS, hidden(0)])
+    assert catch(model, [LOGITS], inputs_of(model))[LOGITS].shape == (3, 2)
+
+
+def test_one_signal_may_be_asked_under_two_numbers() -> None:
+    model = tiny("bert")
+    found = catch(model, [hidden(3), hidden(-1), attention(3), attention(-1)], inputs_of(model))
+    assert torch.equal(found[hidden(3)], found[hidden(-1)])
+    assert torch.equal(found[attention(3)], found[attention(-1)])
+
+
+def test_what_was_not_seen_is_an_error() -> None:
+    model = tiny("bert")
+    inputs = inputs_of(model)
+    batch = Batch(inputs, Task.EMBEDDING)
+    for signal in (hidden(0), attention(0)):
+        capture = Capture(model, [signal])
+        with pytest.raises(ValueError, match="was not seen: call the model once inside `with`"):
+            capture.take(model(**inputs), batch)
+        with capture:
+            outputs = model(**inputs)
+        capture.take(outputs, batch)
+        with pytest.raises(ValueError, match="take once"):
+            capture.take(outputs, batch)
+
+
+def test_signals_may_be_taken_inside_of_with() -> None:
+    model = tiny("bert")
+    inputs = inputs_of(model)
+    wanted = [hidden(1), attention(1), attention_scores(-1)]
+    capture = Capture(model, wanted)
+    with capture:
+        inside = capture.take(model(**inputs), Batch(inputs, Task.EMBEDDING))
+    after = catch(model, wanted, inputs)
+    assert all(torch.equal(inside[signal], after[signal]) for signal in wanted)
+
+
+def test_a_second_forward_inside_of_with_is_not_recorded() -> None:
+    for family in ("bert", "albert"):
+        model = model_of(family)
+        first, second = inputs_of(model), inputs_of(model, seed=1)
+        wanted = [hidden(EMBEDDINGS), *(kind(i) for i in range(LAYERS) for kind in (hidden, attention))]
+        capture = Capture(model, wanted)
+        with capture:
+            outputs = model(**first)
+            model(**second)
+        found = capture.take(outputs, Batch(first, Task.EMBEDDING))
+        expected = catch(model, wanted, first)
+        assert all(torch.equal(found[signal], expected[signal]) for signal in wanted)
+
+
+# Nothing is left behind
+
+EVERYTHING = [LOGITS, hidden(EMBEDDINGS), hidden(0), hidden(-1), attention(0), attention_scores(-1)]
+
+
+@pytest.fixture
+def classifier() -> PreTrainedModel:
+    return tiny("bert", "ForSequenceClassification", num_labels=LABELS)
+
+
+@contextmanager
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    def state() -> list[Any]:
+        hooks = (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_forward_hooks_with_kwargs",
+            "_forward_pre_hooks_with_kwargs",
+        )
+        return [
+            (name, sorted(vars(module)), [len(vars(module)[hook]) for hook in hooks], vars(module).get("forward"))
+            for name, module in model.named_modules()
+        ]
+
+    before, attention_before, config = state(), model.config._attn_implementation, model.config.to_dict()
+    yield
+    assert state() == before
+    assert model.config._attn_implementation == attention_before
+    assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_model_is_as_it_was(classifier: PreTrainedModel, implementation: str) -> None:
+    classifier.set_attn_implementation(implementation)
+    inputs = inputs_of(classifier)
+    expected = classifier(**inputs).logits
+    with unchanged(classifier):
+        found = catch(classifier, EVERYTHING, inputs)
+    close(found[LOGITS], expected)
+    assert found[attention(0)].isfinite().all()
+
+
+def test_the_model_is_as_it_was_after_an_exception(classifier: PreTrainedModel) -> None:
+    inputs = inputs_of(classifier)
+    capture = Capture(classifier, EVERYTHING)
+    with unchanged(classifier):
+        with pytest.raises(RuntimeError), capture:
+            classifier(**inputs).logits.backward()  # not a scalar
+        with pytest.raises(IndexError), capture:
+            classifier(input_ids=inputs["input_ids"] + 1000)
+    assert not capture._seen
+    assert not capture._records
+    with capture:
+        outputs = classifier(**inputs)
+    assert capture.take(outputs, Batch(inputs, Task.SINGLE_LABEL)).keys() == set(EVERYTHING)
+
+
+def test_every_part_of_a_composite_model_gets_its_attention_back() -> None:
+    for family in ("t5", "bart"):
+        model = tiny(family)
+        configs = anatomy.attention_configs(model)
+        assert {config._attn_implementation for config in configs} == {"sdpa"}
+        catch(model, [attention(0)], full_inputs(model))
+        assert {config._attn_implementation for config in configs} == {"sdpa"}
+
+
+def test_a_saved_config_does_not_mention_recording(classifier: PreTrainedModel, tmp_path: Any) -> None:
+    with Capture(classifier, EVERYTHING):
+        classifier(**inputs_of(classifier))
+        classifier.save_pretrained(tmp_path)
+    assert "record" not in (tmp_path / "config.json").read_text()
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
+    assert type(classifier).from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_nothing_that_was_taken_is_kept(classifier: PreTrainedModel) -> None:
+    inputs = inputs_of(classifier)
+    capture = Capture(classifier, EVERYTHING)
+    with capture:
+        outputs = classifier(**inputs)
+    capture.take(outputs, Batch(inputs, Task.SINGLE_LABEL))
+    assert not [each for each in vars(capture).values() if each and isinstance(each, (dict, list)) and _tensors(each)]
+
+
+def _tensors(held: Any) -> bool:
+    inside = held.values() if isinstance(held, dict) else held
+    return any(isinstance(each, (Tensor, anatomy.AttentionRecord, tuple)) for each in inside)
+
+
+# Gradients
+
+DEEP = [hidden(1), attention(1), attention_scores(2), pooled("mean")]
+
+
+def gradients(model: nn.Module, inputs: dict[str, Tensor], wanted: Iterable[Signal] = DEEP) -> dict[str, Tensor]:
+    model.zero_grad()
+    found = catch(model, wanted, inputs)
+    sum(found[signal].square().mean() for signal in sorted(found, key=str)).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("signal", [hidden(1), attention(1), attention_scores(1), key(1), value(1), query(1)])
+def test_gradient_flows_back_from_what_is_caught(signal: Signal) -> None:
+    model = tiny("bert")
+    found = gradients(model, inputs_of(model), [signal])
+    reached = {name for name, gradient in found.items() if gradient.abs().max() > 0}
+    assert "embeddings.word_embeddings.weight" in reached
+    assert "encoder.layer.0.output.dense.weight" in reached
+    assert not any(name.startswith("encoder.layer.2") for name in reached)
+    assert any(name.startswith("encoder.layer.1") for name in reached)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "modernbert"])
+def test_gradients_are_the_same_with_activation_checkpointing(family: str) -> None:
+    model = model_of(family).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    inputs = inputs_of(model)
+    expected = gradients(model, inputs)
+    model.activation_checkpointing_enable()
+    with unchanged(model):
+        found = gradients(model, inputs)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        close(gradient, expected[name])
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_backward_inside_of_with_records_nothing_twice(family: str) -> None:
+    model = model_of(family).train()
+    if family == "bert":
+        model.activation_checkpointing_enable()
+    inputs = inputs_of(model)
+    capture = Capture(model, [hidden(i) for i in range(LAYERS)] + [attention(i) for i in range(LAYERS)])
+    with capture:
+        outputs = model(**inputs)
+        before = dict(capture._seen)
+        outputs.last_hidden_state.square().mean().backward()
+        assert {layer: id(tensor) for layer, tensor in capture._seen.items()} == {k: id(v) for k, v in before.items()}
+        found = capture.take(outputs, Batch(inputs, Task.EMBEDDING))
+    assert torch.equal(found[hidden(LAYERS - 1)], outputs.last_hidden_state)
+
+
+def test_checkpointing_that_cuts_gradients_is_refused_where_there_are_gradients() -> None:
+    model = tiny("bert").train()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    inputs = inputs_of(model)
+    with unchanged(model):
+        with pytest.raises(ValueError, match=r'use_reentrant=True.*\{"use_reentrant": False\}'):
+            catch(model, [attention(0)], inputs)
+        with torch.no_grad():
+            catch(model, [attention(0)], inputs)
+        catch(model.eval(), [attention(0)], inputs)
+
+
+# Wrapped and compiled
+
+
+def test_a_peft_model_shows_the_same(classifier: PreTrainedModel) -> None:
+    inputs = inputs_of(classifier)
+    expected = catch(classifier, EVERYTHING, inputs)
+    wrapped = get_peft_model(classifier, LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
+    found = catch(wrapped.eval(), EVERYTHING, inputs)
+    for signal in EVERYTHING:
+        close(found[signal], expected[signal])
+    reached = gradients(wrapped, inputs)
+    assert any("lora_B" in name and gradient.abs().max() > 0 for name, gradient in reached.items())
+
+
+def test_compiled_blocks_show_the_same() -> None:
+    model = tiny("bert", num_hidden_layers=2)
+    inputs = inputs_of(model)
+    wanted = [hidden(EMBEDDINGS), hidden(0), attention(1), attention_scores(1)]
+    expected = catch(model, wanted, inputs)
+    for block in anatomy.find_blocks(model):
+        block.compile(
+            backend="eager", fullgraph=True
+        )  # what dynamo traces; the code that inductor makes costs a minute
+    capture, batch = Capture(model, wanted), Batch(inputs, Task.EMBEDDING)
+    graphs = []
+    for _ in range(3):
+        with capture:
+            found = capture.take(model(**inputs), batch)
+        graphs.append(counters["stats"]["unique_graphs"])
+        for signal in wanted:
+            close(found[signal], expected[signal])
+    assert graphs[0] == graphs[-1]  # arming again compiles nothing again

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_distill.batch import Batch
+from hf_distill.losses import AttentionKL, HiddenMSE, RKDDistance, SoftTargets, TaskLoss
+from hf_distill.objective import Objective
+from hf_distill.signals import LOGITS, ModelShape, attention, hidden, pooled
+from hf_distill.tasks import Task
+
+STUDENT = ModelShape("SmallModel", layers=2, width=3, heads=2, classes=5)
+TEACHER = ModelShape("LargeModel", layers=4, width=6, heads=2, classes=5)
+
+
+def test_terms_are_weighted_named_and_in_order():
+    objective = Objective([SoftTargets(weight=2.0), TaskLoss(weight=0.5), SoftTargets(temperature=4.0)])
+    batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
+    student, teacher = {LOGITS: torch.randn(2, 5)}, {LOGITS: torch.randn(2, 5)}
+    terms = objective(student, teacher, batch)
+    assert list(terms) == ["soft_targets", "task_loss", "soft_targets_2"]
+    torch.testing.assert_close(terms["soft_targets"], 2 * SoftTargets()(student, teacher, batch))
+    torch.testing.assert_close(terms["task_loss"], 0.5 * TaskLoss()(student, teacher, batch))
+    assert all(term.shape == () for term in terms.values())
+
+
+def test_two_classes_of_one_name_are_two_terms():
+    class Other(SoftTargets):
+        name = "task_loss"
+
+    assert list(Objective([TaskLoss(), Other(), TaskLoss()]).losses) == ["task_loss", "task_loss_2", "task_loss_3"]
+
+
+def test_what_it_wants_is_what_its_losses_look_at():
+    objective = Objective([HiddenMSE({0: 1, -1: -1}), AttentionKL({1: 3}), RKDDistance("mean"), TaskLoss()])
+    objective.setup(STUDENT, TEACHER, Task.TOKENS)
+    assert objective.wanted_of_student == {hidden(0), hidden(1), attention(1), pooled("mean"), LOGITS}
+    assert objective.wanted_of_teacher == {hidden(1), hidden(3), attention(3), pooled("mean")}
+
+
+def test_it_knows_whether_the_head_is_used_and_labels_are_needed():
+    facts = {
+        TaskLoss: (True, True),
+        SoftTargets: (True, False),
+        HiddenMSE: (False, False),
+        RKDDistance: (False, False),
+    }
+    for loss, (head, labels) in facts.items():
+        objective = Objective([loss()])
+        objective.setup(STUDENT, TEACHER, Task.TOKENS)
+        assert (objective.uses_head, objective.needs_labels) == (head, labels)
+
+
+def test_it_sets_up_its_losses_and_holds_their_projections():
+    objective = Objective([HiddenMSE("last"), HiddenMSE("uniform", projection="shared", bias=False), TaskLoss()])
+    assert not list(objective.parameters())
+    objective.setup(STUDENT, TEACHER, Task.TOKENS)
+    assert {name: tuple(weight.shape) for name, weight in objective.state_dict().items()} == {
+        "losses.hidden_mse.projections.0.weight": (6, 3),
+        "losses.hidden_mse.projections.0.bias": (6,),
+        "losses.hidden_mse_2.projections.0.weight": (6, 3),
+    }
+
+
+def test_a_weight_of_zero_has_a_term_of_zero():
+    batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
+    assert Objective([TaskLoss(weight=0)])({LOGITS: torch.randn(2, 5)}, {}, batch)["task_loss"] == 0
+
+
+def test_what_cannot_be_an_objective_is_refused():
+    one = TaskLoss()
+    for losses, message in (
+        ([], "losses is empty; pass at least one, or None for the task's default."),
+        ([nn.MSELoss()], r"losses holds MSELoss\(\), which is no loss; pass instances, such as SoftTargets\(\)."),
+        ([SoftTargets], "which is no loss; pass instances"),
+        ([one, one], "losses holds one and the same TaskLoss twice; make two of them."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Objective(losses)
+    with pytest.raises(ValueError, match="an embedding model has none"):
+        Objective([TaskLoss()]).setup(STUDENT, TEACHER, Task.EMBEDDING)

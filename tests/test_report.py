@@ -1,0 +1,351 @@
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_model
+from torch import nn
+
+from hf_distill import report
+from hf_distill.report import ModelFacts
+
+
+class Tiny(nn.Module):
+    """Tied weights, a persistent buffer and one that is not, a dropout, and a forward that names its inputs."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, width)
+        self.middle = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(width, 50, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.ones(3, dtype=torch.float64))
+        self.register_buffer("scratch", torch.ones(1000), persistent=False)
+        self.seen: list[tuple[bool, bool, bool]] = []
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        self.seen.append((self.training, self.dropout.training, torch.is_inference_mode_enabled()))
+        return self.head(self.dropout(self.middle(self.embedding(input_ids)))) * attention_mask[..., None]
+
+
+INPUTS = {
+    "input_ids": torch.ones(4, 6, dtype=torch.long),
+    "attention_mask": torch.ones(4, 6),
+    "token_type_ids": torch.zeros(4, 6, dtype=torch.long),
+}
+
+
+def three() -> list[ModelFacts]:
+    measured = {"batch_size": 8, "threads": 1, "device": "cpu"}
+    return [
+        ModelFacts("teacher", 22_700_000, 90.9, 4.0, 0.08, **measured, metrics={"macro_f1": 0.6, "mse": 0.1}),
+        ModelFacts(
+            "student alone",
+            17_400_000,
+            69.5,
+            2.0,
+            0.05,
+            **measured,
+            metrics={"macro_f1": 0.5, "mse": 0.2},
+            agreement=0.9,
+        ),
+        ModelFacts(
+            "distilled student",
+            17_400_000,
+            69.5,
+            2.0,
+            0.05,
+            **measured,
+            metrics={"macro_f1": 0.57, "mse": 0.3},
+            agreement=0.95,
+        ),
+    ]
+
+
+def printed(table) -> str:
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+# ---- size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_size_is_that_of_the_saved_file(tmp_path, dtype):
+    model = Tiny(width=64).to(dtype)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    with (tmp_path / "model.safetensors").open("rb") as file:
+        header = 8 + int.from_bytes(file.read(8), "little")
+    measured = report.size(model)
+    assert measured.parameters == 50 * 64 + 64 * 64 + 64  # the tied head is the embedding
+    assert measured.megabytes * 1e6 == pytest.approx((tmp_path / "model.safetensors").stat().st_size - header)
+
+
+def test_size_leaves_out_what_is_not_saved_with_the_model():
+    model = Tiny()
+    alone = report.size(model)
+    model.projection = nn.Linear(8, 8)
+    model._keys_to_ignore_on_save = ["projection.weight", "projection.bias"]
+    assert report.size(model) == alone
+
+
+# ---- latency ------------------------------------------------------------------------------------------------------
+
+
+def test_latencies_run_in_eval_and_inference_mode_and_give_every_module_its_own_mode_back():
+    models = {"teacher": Tiny(), "student": Tiny(4)}
+    models["teacher"].train()
+    models["teacher"].dropout.eval()  # a mode that differs from its parent's
+    models["student"].eval()
+    report.latencies(models, INPUTS, seconds=0.02, rounds=2)
+    assert set(models["teacher"].seen) == set(models["student"].seen) == {(False, False, True)}
+    assert models["teacher"].training
+    assert models["teacher"].middle.training
+    assert not models["teacher"].dropout.training
+    assert not models["student"].training
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_those_that_are_named(threads):
+    class Watched(Tiny):
+        def forward(self, input_ids, attention_mask):
+            self.seen.append(torch.get_num_threads())
+            return super().forward(input_ids, attention_mask)
+
+    before = torch.get_num_threads()
+    model = Watched()
+    assert report.latency(model, INPUTS, seconds=0.01, rounds=1, threads=threads).threads == threads
+    assert {seen for seen in model.seen if isinstance(seen, int)} == {threads}
+    assert torch.get_num_threads() == before
+
+
+def test_modes_and_threads_come_back_after_an_error():
+    model = Tiny().train()
+    threads = torch.get_num_threads()
+    with pytest.raises(TypeError):
+        report.latency(model, {"input_ids": INPUTS["input_ids"]}, seconds=0.01)
+    assert model.training
+    assert model.dropout.training
+    assert torch.get_num_threads() == threads
+
+
+def test_models_are_timed_in_turns_back_and_forth(monkeypatch):
+    order = []
+    real = report.Timer.blocked_autorange
+
+    def record(timer, *args, **kwargs):
+        order.append(timer.name)
+        return real(timer, *args, **kwargs)
+
+    class Named(report.Timer):
+        made = iter("ab")
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.name = next(self.made)
+
+    Named.blocked_autorange = record
+    monkeypatch.setattr(report, "Timer", Named)
+    report.latencies({"a": Tiny(), "b": Tiny()}, INPUTS, seconds=0.03, rounds=3)
+    assert "".join(order) == "abbaab"
+
+
+def test_latency_is_median_and_range_per_example_of_the_timings(monkeypatch):
+    class Given:
+        times = [0.004, 0.008, 0.012, 0.016, 0.040]
+
+    monkeypatch.setattr(report.Timer, "blocked_autorange", lambda *_args, **_kwargs: Given)
+    measured = report.latency(Tiny(), INPUTS, threads=2, rounds=1)
+    assert measured.milliseconds == pytest.approx(3.0)  # 12 ms for 4 examples
+    assert measured.iqr == pytest.approx(2.0)  # 8 to 16 ms
+    assert (measured.batch_size, measured.threads, measured.device, measured.runs) == (4, 2, "cpu", 5)
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ({}, {}, "nothing to time: 0 models"),
+        ({"a": Tiny()}, {"rounds": 0}, "rounds=0"),
+        ({"a": Tiny()}, {"threads": 0}, "threads=0"),
+        ({"a": Tiny()}, {"seconds": 0}, "seconds=0"),
+    ],
+)
+def test_latencies_refuse(models, options, message):
+    with pytest.raises(ValueError, match=message):
+        report.latencies(models, INPUTS, **options)
+
+
+def test_measure_puts_size_and_time_together():
+    time = report.Latency(1.5, 0.1, 4, 2, "cpu", 9)
+    facts = report.measure(
+        "distilled student", Tiny(), time, metrics={"macro_f1": 0.5, "per_label": {}}, agreement=0.9
+    )
+    assert facts == ModelFacts(
+        "distilled student",
+        parameters=50 * 8 + 72,
+        megabytes=(472 * 4 + 3 * 8) / 1e6,
+        milliseconds=1.5,
+        milliseconds_iqr=0.1,
+        batch_size=4,
+        threads=2,
+        device="cpu",
+        metrics={"macro_f1": 0.5},
+        agreement=0.9,
+    )
+    assert report.measure("teacher", Tiny()).milliseconds is None
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_table_shows_every_fact_within_100_columns():
+    text = printed(report.table(three()))
+    assert max(map(len, text.splitlines())) <= 100
+    rows = {line.split("  ")[0].strip(): line for line in text.splitlines()}
+    for shown in ("22.7 M", "90.9", "4.00 (0.08)", "0.6000", "0.1000"):
+        assert shown in rows["teacher"]
+    assert "0.9500" in rows["distilled student"]
+    assert "batch of 8, 1 thread, cpu" in " ".join(text.split())
+    assert "95.0% of the teacher's macro f1, 77% of its parameters, 2 times its speed." in " ".join(text.split())
+
+
+def test_a_table_with_more_metrics_than_fit_names_the_others():
+    facts = three()
+    for fact in facts:
+        fact.name = fact.name + " with a name that is longer than it need be"
+        fact.metrics = {f"metric_number_{i}": 0.125 for i in range(12)}
+    text = printed(report.table(facts))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    flat = " ".join(text.split())
+    assert "Also measured:" in flat
+    assert "metric number 11." in flat
+    assert text.count("0.1250") >= 6
+    chosen = " ".join(printed(report.table(facts, metrics=["metric_number_11"])).split())
+    assert chosen.count("0.1250") == 3
+    assert "Also measured" not in chosen
+
+
+def test_the_best_student_is_marked_by_the_direction_of_the_metric():
+    lines = report.markdown_table(three()).splitlines()
+    assert lines[0] == "| model | parameters | MB | ms / example (IQR) | macro f1 | mse | agreement |"
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[2] == "| teacher | 22.7 M | 90.9 | 4.00 (0.08) | 0.6000 | 0.1000 | - |"
+    assert lines[3] == "| student alone | 17.4 M | 69.5 | 2.00 (0.05) | 0.5000 | **0.2000** | 0.9000 |"
+    assert lines[4] == "| distilled student | 17.4 M | 69.5 | 2.00 (0.05) | **0.5700** | 0.3000 | **0.9500** |"
+
+
+def test_one_student_is_not_the_best_of_anything_and_unknown_columns_are_left_out():
+    lines = report.markdown_table([ModelFacts("teacher"), ModelFacts("distilled student", agreement=0.5)]).splitlines()
+    assert lines == ["| model | agreement |", "| --- | ---: |", "| teacher | - |", "| distilled student | 0.5000 |"]
+
+
+def test_names_that_are_markup_stay_text():
+    facts = [ModelFacts("a|b [red]c[/red]\nd", 10, metrics={"x[y]": math.nan, "z": 0.5})]
+    assert r"| a\|b [red]c[/red] d |" in report.markdown_table(facts)
+    assert "[red]c[/red]" in printed(report.table(facts))
+
+
+def test_tables_of_nothing():
+    assert "model" in printed(report.table([]))
+    assert report.markdown_table([]).splitlines() == ["| model |", "| --- |"]
+    assert report.summary([]) == []
+
+
+def test_summary_compares_only_what_was_measured():
+    teacher = ModelFacts("teacher", metrics={"accuracy": 0.8}, milliseconds=3.0)
+    assert report.summary([teacher, ModelFacts("small", metrics={"accuracy": 0.6}), ModelFacts("other")]) == [
+        "small: 75.0% of the teacher's accuracy."
+    ]
+    assert report.summary([ModelFacts("small", metrics={"accuracy": 0.6})]) == []
+    zero = ModelFacts("teacher", 0, metrics={"accuracy": 0.0})
+    assert report.summary([zero, ModelFacts("small", 0, metrics={"accuracy": 0.6})]) == []
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def test_facts_come_back_from_their_file_as_they_were(tmp_path):
+    path = report.save(three(), tmp_path / "new" / "report.json")
+    assert report.load(path) == three()
+    assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+
+
+def test_values_that_are_not_finite_are_valid_json(tmp_path):
+    facts = ModelFacts("teacher", milliseconds=math.inf, metrics={"pearson": math.nan, "mse": 1.0})
+    path = report.save([facts], tmp_path / "report.json")
+    json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    (back,) = report.load(path)
+    assert math.isnan(back.metrics["pearson"])
+    assert back.metrics["mse"] == 1.0
+    assert back.milliseconds is None
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_former_file(tmp_path, monkeypatch, step):
+    path = report.save(three(), tmp_path / "report.json")
+    before = path.read_bytes()
+
+    def full(*_args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="no space left"):
+        report.save(three()[:1], path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "version None"),
+        ('{"version": 9, "models": []}', "version 9; this hf_distill reads version 1"),
+        ('{"version": 1, "models": [{"name": "a", "colour": 1}]}', "unknown keys .'colour'."),
+        ('{"version": 1, "models": [{}]}', "name is missing"),
+    ],
+)
+def test_files_that_are_no_report(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        report.load(tmp_path / "x.json")
+
+
+# ---- picture ------------------------------------------------------------------------------------------------------
+
+
+def test_picture_is_drawn_and_says_what_it_shows(tmp_path):
+    pytest.importorskip("matplotlib")
+    png = report.picture([*three(), ModelFacts("not timed")], tmp_path / "new" / "picture.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        svg = report.picture(three(), tmp_path / "picture.svg", metric="mse").read_text()
+    for said in ("distilled student", "17.4 M parameters", "mse (lower is better)", "milliseconds per example"):
+        assert said in svg
+    with pytest.raises(ValueError, match="nothing to draw: no model has both milliseconds and accuracy"):
+        report.picture(three(), tmp_path / "x.png", metric="accuracy")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        report.picture([], tmp_path / "x.png")
+
+
+def test_without_matplotlib_the_cure_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install hf-distill\[report\]"):
+        report.picture(three(), tmp_path / "picture.png")
+
+
+def test_reading_a_report_needs_neither_transformers_nor_matplotlib():
+    code = "import sys, hf_distill.report; print([n for n in ('transformers', 'matplotlib') if n in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stderr
