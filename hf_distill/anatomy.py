@@ -218,6 +218,14 @@ class AttentionRecord:
     causal: bool
     bias: Tensor | None
 
+    def signal(self, kind: str) -> Tensor:
+        """What a signal of that kind is: `attention`, `attention_scores`, `query`, `key` or `value`."""
+        found = {"attention": self.probabilities, "attention_scores": self.scores}.get(kind)
+        if found is not None:
+            return found()
+        part: Tensor = getattr(self, kind)
+        return part
+
     def scores(self) -> Tensor:
         """Scaled products with position bias, before mask and softmax, float32: (batch, heads, query, key)."""
         key = self.key.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)

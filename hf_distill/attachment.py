@@ -26,6 +26,13 @@ def attach(student: nn.Module, objective: nn.Module, device: torch.device) -> No
     student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | hidden  # type: ignore
 
 
+def release(student: nn.Module) -> None:
+    """Takes off what an earlier trainer left on the student: its objective, and accelerate's autocast."""
+    if OBJECTIVE in dict(student.named_children()):
+        delattr(student, OBJECTIVE)
+    _unprepare(student)
+
+
 @contextmanager
 def detached(student: nn.Module) -> Iterator[None]:
     """Inside, the student is as it was before `attach`."""
@@ -83,12 +90,16 @@ def redirected(student: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
 
 def forget_evaluation(model: nn.Module, accelerator: Any) -> None:
     """An evaluation before training marks the model as prepared, and DDP would never be put around it."""
+    _unprepare(model)
+    accelerator._models = [each for each in accelerator._models if each is not model]
+
+
+def _unprepare(model: Any) -> None:
     if getattr(model, "_is_accelerate_prepared", False):
         model._is_accelerate_prepared = False
         if hasattr(model, "_original_forward"):
             del model._original_forward
             vars(model).pop("forward", None)
-        accelerator._models = [each for each in accelerator._models if each is not model]
 
 
 def reload(model: PreTrainedModel, checkpoint: str) -> None:

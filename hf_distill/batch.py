@@ -198,8 +198,8 @@ class Batch:
         assert self.tokens is not None
         if positions != self.tokens.shape[1]:  # audio frames against samples, image patches beside text
             raise ValueError(
-                f"{what} has {positions} positions and the mask of the batch {self.tokens.shape[1]}, so it is not known "
-                "which are padding. Use a loss on logits, or inputs whose mask has the model's own length."
+                f"{what} has {positions} positions and the mask of the batch {self.tokens.shape[1]}, so it is not "
+                "known which are padding. Use a loss on logits, or inputs whose mask has the model's own length."
             )
         return self.tokens
 

@@ -123,21 +123,17 @@ class Capture:
         if signal == LOGITS:
             return anatomy.logits_of(outputs, batch.task)
         if signal == TASK_LOSS:
-            return outputs.loss
-        index = self._index(signal)
-        found = self._seen.get(index) if signal.kind in ("hidden", "pooled") else records.get(index)  # type: ignore[arg-type]
-        if found is None:
+            loss: Tensor = outputs.loss
+            return loss
+        layer = self._index(signal)
+        if layer not in (records if signal.kind in ATTENTION_KINDS else self._seen):
             raise ValueError(
                 f"{signal} of {self._name} was not seen: call the model once inside `with`, then take once."
             )
-        if signal.kind == "hidden":
-            return found
-        if signal.kind == "pooled":
-            assert signal.pooling is not None
-            return batch.pool(found, signal.pooling)
-        if signal.kind == "attention":
-            return found.probabilities()
-        return found.scores() if signal.kind == "attention_scores" else getattr(found, signal.kind)
+        if signal.kind in ATTENTION_KINDS:
+            return records[layer].signal(signal.kind)  # type: ignore[index]
+        hidden = self._seen[layer]
+        return hidden if signal.pooling is None else batch.pool(hidden, signal.pooling)
 
     def _index(self, signal: Signal) -> Layer:
         """The layer of a signal, counted from 0."""
@@ -156,7 +152,7 @@ class Capture:
         self._records: list[tuple[list[int], list[anatomy.AttentionRecord]]] = []
 
     def _keep_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        entering = args[0] if args else kwargs["hidden_states"]
         self._seen.setdefault(EMBEDDINGS, entering)
 
     def _keep_output(self, layers: list[int]) -> Callable[..., None]:

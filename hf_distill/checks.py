@@ -8,32 +8,50 @@ from typing import Any
 
 import datasets
 import pyarrow.compute as pc
+import transformers
 from torch import nn
 
 from hf_distill import anatomy
 from hf_distill.tasks import Task, find_task
 
+LABELS = ("labels", "label", "label_ids", "start_positions")
+_LABELS_FROM_COLUMNS = (
+    transformers.DefaultDataCollator,
+    transformers.DataCollatorWithPadding,
+    transformers.DataCollatorForTokenClassification,
+    transformers.DataCollatorForSeq2Seq,
+)
 
-def check_teacher(teacher: nn.Module) -> None:
+
+def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
     """Refuses a teacher that cannot teach.
 
     Raises:
-        ValueError: it has no weights (device `meta`), or is in train mode.
+        ValueError: it has no weights (device `meta`), is in train mode, or shares weights with the student.
     """
     name = type(anatomy.unwrap(teacher)).__name__
     if any(parameter.is_meta for parameter in teacher.parameters()):
         raise ValueError(f"the teacher ({name}) has no weights: it is on device meta. Load it with from_pretrained.")
     if teacher.training:
         raise ValueError(f"the teacher ({name}) is in train mode, its dropout would teach noise. Call teacher.eval().")
+    mine = {id(parameter) for parameter in student.parameters()}
+    shared = next((name for name, parameter in teacher.named_parameters() if id(parameter) in mine), None)
+    if shared is not None:
+        raise ValueError(
+            f"student and teacher share the weight {shared}, and a teacher is frozen. "
+            "Pass teacher=copy.deepcopy(teacher)."
+        )
 
 
 def check_tasks(student: nn.Module, teacher: nn.Module) -> None:
     """Refuses two models that solve different problems.
 
     Raises:
-        ValueError: their tasks differ.
+        ValueError: their tasks differ, or both are classifiers and their numbers of labels differ.
     """
     mine, theirs = find_task(anatomy.unwrap(student)), find_task(anatomy.unwrap(teacher))
+    if mine.per_example and theirs.per_example:
+        _check_label_count(student, teacher)  # first: a single output reads as another task too
     if mine is not theirs and Task.EMBEDDING not in (mine, theirs):
         raise ValueError(
             f"the student solves {mine}, the teacher {theirs}. Give both the same head, and for classifiers the same "
@@ -56,11 +74,7 @@ def label_order(student: nn.Module, teacher: nn.Module, label_map: str | None) -
     Raises:
         ValueError: another number of labels, other labels, or another order without ``"by_name"``.
     """
-    mine, theirs = (anatomy.unwrap(model).config.num_labels for model in (student, teacher))
-    if mine != theirs:
-        raise ValueError(
-            f"the student has {mine} labels, the teacher {theirs}. Load the student with num_labels={theirs}."
-        )
+    mine = _check_label_count(student, teacher)
     ours, others = anatomy.named_labels(student), anatomy.named_labels(teacher)
     if ours is None or others is None or ours == others:
         return None
@@ -72,6 +86,15 @@ def label_order(student: nn.Module, teacher: nn.Module, label_map: str | None) -
         raise ValueError(f'label order differs: {found}. Pass label_map="by_name" to reorder the teacher\'s logits.')
     index_of = {name: index for index, name in others.items()}
     return [index_of[ours[index]] for index in range(mine)]
+
+
+def _check_label_count(student: nn.Module, teacher: nn.Module) -> int:
+    mine, theirs = (int(anatomy.unwrap(model).config.num_labels) for model in (student, teacher))
+    if mine != theirs:
+        raise ValueError(
+            f"the student has {mine} labels, the teacher {theirs}. Load the student with num_labels={theirs}."
+        )
+    return mine
 
 
 def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, teacher_tokenizer: Any) -> None:
@@ -101,13 +124,20 @@ def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, tea
         )
 
 
+def makes_labels(collator: Any) -> bool:
+    """Whether labels may come out of a collator where no column holds them, as those of language models do."""
+    return collator is not transformers.default_data_collator and not isinstance(collator, _LABELS_FROM_COLUMNS)
+
+
 def check_dataset(dataset: Any, models: Mapping[str, nn.Module], needs_labels: bool, name: str) -> None:
-    """Refuses data that one of the models cannot read. Reads a `datasets.Dataset`; others are left to the first batch.
+    """Refuses data that one of the models cannot read.
+
+    Reads a `datasets.Dataset` without a transform; others are left to the first batch.
 
     Args:
         dataset: tokenised, with `input_ids`.
         models: {what messages call it: model} that read it.
-        needs_labels: whether a loss asks for labels.
+        needs_labels: whether a loss asks for a column of labels.
         name: what messages call the data.
 
     Raises:
@@ -117,17 +147,17 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module], needs_labels: b
         for split, each in dataset.items():
             check_dataset(each, models, needs_labels, f"{name}[{split!r}]")
         return
-    if not isinstance(dataset, datasets.Dataset):
+    if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
         return
     columns = dataset.column_names
-    if needs_labels and not {"labels", "label", "label_ids", "start_positions"} & set(columns):
+    if needs_labels and not set(LABELS) & set(columns):
         raise ValueError(
             f"{name} has no labels, only {', '.join(columns)}, and TaskLoss asks for them. Add a labels column, or "
             "leave TaskLoss out of losses to learn from the teacher alone."
         )
     if "input_ids" not in columns or not len(dataset):
         return
-    ids = dataset.with_format("arrow")[:]["input_ids"]
+    ids = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
     longest, largest = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
     for who, model in models.items():
         positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)

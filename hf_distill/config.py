@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from transformers import TrainingArguments
 
 
-@dataclass
+@dataclass(repr=False)  # a generated one would show hub_token, the inherited one hides it
 class DistillationConfig(TrainingArguments):
     """`TrainingArguments` with what a distillation needs beside them.
 
@@ -18,7 +19,8 @@ class DistillationConfig(TrainingArguments):
 
     Changed defaults: `logging_steps` is 50; `logging_nan_inf_filter` is off, since a loss that is not finite stops the
     run instead of being logged as 0; `activation_checkpointing_kwargs` says `use_reentrant=False`, without which what
-    is caught inside a block has no gradient.
+    is caught inside a block has no gradient; `dataloader_pin_memory` is on only where there is an accelerator to pin
+    for.
 
     Raises:
         ValueError: a switch of the Trainer that would silently do nothing or the wrong thing here.
@@ -31,6 +33,9 @@ class DistillationConfig(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Must stay off: a loss that is not finite stops the run."}
     )
+    dataloader_pin_memory: bool | None = field(
+        default=None, metadata={"help": "Pin batches in memory. None does so where there is an accelerator."}
+    )
 
     def __post_init__(self) -> None:
         if self.label_map not in (None, "by_name"):
@@ -39,7 +44,14 @@ class DistillationConfig(TrainingArguments):
             raise ValueError("logging_nan_inf_filter=True hides losses that are not finite as 0.0. Leave it out.")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor does nothing here. Pass TaskLoss(label_smoothing=...) in losses.")
+        if self.dataloader_pin_memory is None:
+            self.dataloader_pin_memory = torch.accelerator.is_available() and not self.use_cpu
         super().__post_init__()
+        if self.hub_strategy in ("checkpoint", "all_checkpoints"):
+            raise ValueError(
+                f'hub_strategy="{self.hub_strategy.value}" would upload optimizer states, and only models are '
+                'published here. Use "every_save" or "end".'
+            )
         kwargs = dict(self.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]
         if kwargs.setdefault("use_reentrant", False):
             raise ValueError(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["HubError", "push", "stage"]
+__all__ = ["HubError", "make_repository", "push", "stage"]
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 TOKENIZER_AND_PROCESSOR = (
@@ -129,11 +129,7 @@ def push(
     Raises:
         HubError: the folder or its card is refused, the token is missing or not accepted, or the attempts ran out.
     """
-    secret = (token or get_token() or "").strip()
-    if not secret:
-        raise HubError("no Hub token: set HF_TOKEN to a token with write access, or run `hf auth login`")
-    if not re.fullmatch(r"[\x21-\x7e]+", secret):  # the client would quote the whole header in its error
-        raise HubError("the Hub token has a space, a line break or another odd character in it: copy it again")
+    secret = _secret(token)
     patience = _Patience(attempts, wait, progress or (lambda line: None), secret, repo_id)
     with tempfile.TemporaryDirectory(prefix="hf-distill-") as folder:
         staged = Path(folder)
@@ -147,6 +143,39 @@ def push(
         url = patience("the commit", _Commit(api, repo_id, revision, staged, commit_message, patience.say))
     patience.say(f"published: {url}")
     return url
+
+
+def make_repository(
+    repo_id: str, *, private: bool | None = None, token: str | None = None, attempts: int = 5, wait: float = 1.0
+) -> str:
+    """Make the repository if it is not there: a token or a name that the Hub refuses is known before the training.
+
+    Args:
+        repo_id: as in `push`.
+        private: as in `push`.
+        token: as in `push`.
+        attempts: as in `push`.
+        wait: as in `push`.
+
+    Returns:
+        "namespace/name".
+
+    Raises:
+        HubError: as `push`.
+    """
+    secret = _secret(token)
+    patience = _Patience(attempts, wait, lambda line: None, secret, repo_id)
+    api = HfApi(token=secret, library_name="hf_distill")
+    return patience("making the repository", lambda: _make_repository(api, repo_id, private))
+
+
+def _secret(token: str | None) -> str:
+    secret = (token or get_token() or "").strip()
+    if not secret:
+        raise HubError("no Hub token: set HF_TOKEN to a token with write access, or run `hf auth login`")
+    if not re.fullmatch(r"[\x21-\x7e]+", secret):  # the client would quote the whole header in its error
+        raise HubError("the Hub token has a space, a line break or another odd character in it: copy it again")
+    return secret
 
 
 def _stage(source: Path, target: Path, secrets: dict[str, str]) -> list[str]:

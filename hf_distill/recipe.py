@@ -86,7 +86,7 @@ class _Part(BaseModel):
 
 
 Truth = Annotated[bool, Field(strict=False)]  # YAML 1.2 reads `yes` as a word; people mean true
-Layers = Annotated[list[int], Field(min_length=1)] | Annotated[int, Field(ge=1)] | Literal["uniform", "last"]
+Layers = Annotated[list[int], Field(min_length=1)] | Annotated[int, Field(ge=1)]
 
 
 class TeacherSpec(_Part):

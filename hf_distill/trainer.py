@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_distill import anatomy, attachment, checks, hub, students
@@ -26,6 +26,7 @@ from hf_distill.signals import LOGITS, Signals
 from hf_distill.tasks import PROBLEM_TYPES, Task, agreement, find_task
 from hf_distill.teachers import ModelTeacher, Teacher
 from hf_distill.teachers import load as load_teacher
+from hf_distill.teachers.model import tokenizer_beside
 
 logger = logging.getLogger(__name__)
 
@@ -69,25 +70,27 @@ class DistillationTrainer(Trainer):
             raise ValueError("compute_loss_func sees no teacher. Pass a Loss in losses, or override compute_loss.")
         args = _own_arguments(args)
         self.teacher = _as_teacher(teacher, args)
-        self._losses = losses
+        self._losses = None if losses is None else list(losses)
         self._peft_config = peft_config
         self._processing_class = trainer_kwargs.get("processing_class")
         self._terms: dict[str, Tensor] = {}
         self._terms_since = 0
         self._teacher_finite: Tensor | bool = True
         self._evaluated: list[Tensor] = []
+        self._taught_until = 0
+        self._grad_norm: Any = None
         self._in_checkpoint = False
-        self._compiled = False
+        self._unpushed: str | None = None
         self.card_facts: CardFacts | None = None
+        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)  # projections are random
         if isinstance(model, str):
             model = students.load(model, like=_teacher_model(self.teacher, model))
-            self._processing_class = self._processing_class or AutoTokenizer.from_pretrained(model.name_or_path)
+            self._processing_class = self._processing_class or tokenizer_beside(model, local_files_only=False)
             trainer_kwargs["processing_class"] = self._processing_class
         if model is not None:
             model = self._make_student(model, args)
         super().__init__(model=model, args=args, **trainer_kwargs)
         self.model_accepts_loss_kwargs = False
-        self._check_data()
 
     # What a subclass may change
 
@@ -134,6 +137,8 @@ class DistillationTrainer(Trainer):
         teacher = self.teacher.model
         if teacher is not None:
             _adopt_labels(anatomy.unwrap(student), anatomy.unwrap(teacher))
+        attachment.release(anatomy.unwrap(student))
+        attachment.release(student)
         if self._peft_config is not None:
             from peft import get_peft_model
 
@@ -153,7 +158,8 @@ class DistillationTrainer(Trainer):
 
     def _observe_student(self, model: nn.Module, batch: Batch, teacher: Signals) -> dict[str, Any]:
         """One call of the wrapped model runs the student and then the losses, so that DDP and FSDP see projections."""
-        inputs = anatomy.accepted(model, batch.inputs)
+        unwrapped = self.accelerator.unwrap_model(model)
+        inputs = anatomy.accepted(unwrapped, batch.inputs)
         if self.task is not Task.SEQ2SEQ:  # there the decoder's inputs are made from the labels
             inputs.pop("labels", None)
 
@@ -162,7 +168,7 @@ class DistillationTrainer(Trainer):
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
             with self.accelerator.autocast():
-                terms = student.objective(seen, teacher, batch)
+                terms = self.objective(seen, teacher, batch)
             logits = seen.get(LOGITS)
             return {
                 "loss": torch.stack(list(terms.values())).sum(),
@@ -170,7 +176,7 @@ class DistillationTrainer(Trainer):
                 "logits": None if logits is None else logits.detach(),
             }
 
-        with attachment.redirected(self.accelerator.unwrap_model(model), student_and_objective):
+        with attachment.redirected(unwrapped, student_and_objective):
             return model(**inputs)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
@@ -183,11 +189,14 @@ class DistillationTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.model_wrapped is self.model:
             attachment.forget_evaluation(self.model, self.accelerator)
-        if self.args.torch_compile and not self._compiled:
-            self._compiled = True
-            for block in {id(block): block for block in anatomy.find_blocks(self.model)}.values():
-                block.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        if self.model.objective is not self.objective:  # another trainer had the student since
+            attachment.attach(self.model, self.objective, self.args.device)
+        if self.args.torch_compile:
+            for block in anatomy.find_blocks(self.model):
+                if block._compiled_call_impl is None:
+                    block.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         self._terms, self._terms_since = {}, self.state.global_step
+        self._taught_until, self._grad_norm = self.state.global_step, None
         return super()._prepare_for_training(*args, **kwargs)
 
     # Counting, noting, logging
@@ -206,11 +215,11 @@ class DistillationTrainer(Trainer):
             if teacher_logits is not None:
                 self._teacher_finite = self._teacher_finite & teacher_logits.isfinite().all()
             return
-        rows = torch.stack([term.float().expand(batch.rows) for term in terms.values()], dim=1)
+        sums = torch.stack([*terms.values(), torch.ones_like(next(iter(terms.values())))]).float() * batch.rows
         if logits is not None and teacher_logits is not None and self.task is not Task.REGRESSION:
             agreed = batch.per_example(agreement(batch.align(logits), batch.align(teacher_logits), self.task))
-            rows = torch.cat([rows, agreed.to(rows)], dim=1)
-        self._evaluated.append(self.accelerator.gather_for_metrics(rows))
+            sums = torch.cat([sums, agreed.sum(0).to(sums)])
+        self._evaluated.append(sums)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
@@ -221,24 +230,30 @@ class DistillationTrainer(Trainer):
             self._terms, self._terms_since = {}, self.state.global_step
         super().log(logs, start_time)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        self._grad_norm = grad_norm
         due = self.control.should_log or self.control.should_save or self.control.should_evaluate
         if due or self.state.global_step == 1 or self.args.device.type == "cpu":  # elsewhere it waits for the device
             self._check_finite()
-        self.teacher.step()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self.state.global_step != self._taught_until:  # at the end of an epoch this is called once more
+            self._taught_until = self.state.global_step
+            self.teacher.step()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self._check_finite()
         return super()._finalize_training(*args, **kwargs)
 
     def _check_finite(self) -> None:
-        step = self.state.global_step
+        step, grad_norm = self.state.global_step, self._grad_norm
         if not self._teacher_finite:
             raise FloatingPointError(
                 f"the teacher's logits are not finite by step {step}. Load it in float32, or check its weights."
             )
         broken = [name for name, term in self._terms.items() if not term.isfinite()]
+        scaled = self.accelerator.scaler is not None  # float16 skips a step whose gradient overflows
+        if not broken and not scaled and grad_norm is not None and not torch.as_tensor(grad_norm).isfinite():
+            broken = ["the gradient of the loss"]
         if broken:
             raise FloatingPointError(
                 f"{', '.join(broken)} is not finite by step {step}; nothing was saved since. Lower learning_rate "
@@ -255,10 +270,10 @@ class DistillationTrainer(Trainer):
         labels = tuple(inputs[name] for name in self.label_names if inputs.get(name) is not None)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.objective.needs_labels and not labels:
-                loss, logits = None, anatomy.logits_of(model(**anatomy.accepted(model, inputs)), self.task)
+                known = anatomy.accepted(self.accelerator.unwrap_model(model), inputs)
+                loss, logits = None, anatomy.logits_of(model(**known), self.task)
             else:
-                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                logits = outputs["logits"]
+                loss, logits = self._evaluate_own_rows(model, inputs)
         if prediction_loss_only:
             return loss, None, None
         if self.task is Task.SPAN:
@@ -267,28 +282,49 @@ class DistillationTrainer(Trainer):
             return loss, logits, None
         return loss, logits, labels[0] if len(labels) == 1 else labels
 
+    def _evaluate_own_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Loss and logits, without the rows that fill up the last batch of several processes and count twice."""
+        rows, loader = Batch(inputs, self.task).rows, self.accelerator.gradient_state
+        own = rows
+        if self.args.world_size > 1 and loader.end_of_dataloader and loader.remainder > 0:
+            own = min(max(loader.remainder - rows * self.args.process_index, 0), rows)
+        if 0 < own < rows:
+            inputs = {name: value[:own] if _is_rows(value, rows) else value for name, value in inputs.items()}
+        loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        logits = outputs["logits"]
+        if own == 0 and self._evaluated:
+            self._evaluated[-1].zero_()
+        elif own < rows and logits is not None:  # every process hands over equally many; the Trainer drops the rest
+            logits = torch.cat([logits, logits.new_zeros(rows - own, *logits.shape[1:])])
+        return loss, logits
+
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer, with every term and the agreement with the teacher among the metrics."""
         self._evaluated = []
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
         if self._evaluated:
-            sums = torch.cat(self._evaluated).double().sum(0)
+            sums = self.accelerator.reduce(torch.stack(self._evaluated).double().sum(0))
             names = list(self.objective.losses)
-            rows = sum(len(each) for each in self._evaluated)
-            output.metrics.update({f"{prefix}_{name}": float(s / rows) for name, s in zip(names, sums, strict=False)})
-            if len(sums) > len(names):
+            means = (sums / sums[len(names)]).tolist()
+            output.metrics.update({f"{prefix}_{name}": mean for name, mean in zip(names, means, strict=False)})
+            if len(sums) > len(names) + 1:
                 output.metrics[f"{prefix}_agreement"] = float(sums[-2] / sums[-1].clamp(min=1))
         self._evaluated = []
         return output
 
     # Data
 
+    def _validate_args(self) -> None:
+        super()._validate_args()
+        self._check_data()
+
     def _check_data(self) -> None:
         models = {"student": self.model, "teacher": self.teacher.model}
         for name in ("train_dataset", "eval_dataset"):
             known = {who: model for who, model in models.items() if model is not None}
-            checks.check_dataset(getattr(self, name), known, self.objective.needs_labels, name)
+            in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
+            checks.check_dataset(getattr(self, name), known, in_column, name)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -371,6 +407,17 @@ class DistillationTrainer(Trainer):
             versions={name: version(name) for name in ("hf-distill", "transformers", "torch", "datasets")},
         )
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository before step 1, so that a token that may not write is not found out after the last."""
+        if self.is_world_process_zero():
+            private = self.args.hub_private_repo if private is None else private
+            name, token = self._repository_name, token or self.args.hub_token
+            self.hub_model_id = hub.make_repository(name, private=private, token=token)
+
+    @property
+    def _repository_name(self) -> str:
+        return self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -401,7 +448,16 @@ class DistillationTrainer(Trainer):
             (Path(checkpoint_folder) / "README.md").write_bytes(
                 (Path(self.args.output_dir) / "README.md").read_bytes()
             )
-            self._push(checkpoint_folder, f"Training in progress, step {self.state.global_step}", None)
+            self._unpushed = None
+            try:
+                self._push(checkpoint_folder, f"Training in progress, step {self.state.global_step}", None)
+            except hub.HubError as error:  # the Hub may be back at the next save: a fault of its own ends no training
+                self._unpushed = f"{checkpoint_folder} is saved and not on the Hub: {error}"
+                logger.warning(self._unpushed)
+
+    def _finish_current_push(self) -> None:
+        if self._unpushed:
+            raise hub.HubError(self._unpushed)
 
     def _push(
         self,
@@ -411,10 +467,9 @@ class DistillationTrainer(Trainer):
         revision: str | None = None,
         private: bool | None = None,
     ) -> str:
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         return hub.push(
             folder,
-            name,
+            self._repository_name,
             private=self.args.hub_private_repo if private is None else private,
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,
@@ -422,12 +477,19 @@ class DistillationTrainer(Trainer):
         )
 
 
+def _is_rows(value: Any, rows: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
+
+
 def _own_arguments(args: TrainingArguments | None) -> DistillationConfig:
     if args is None:
         args = DistillationConfig("distilled")
     if not isinstance(args, DistillationConfig):
-        given = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
-        args = DistillationConfig(**given | {"logging_nan_inf_filter": False})
+        known = {f.name for f in fields(DistillationConfig) if f.init} - {"logging_nan_inf_filter"}
+        others = [f for f in fields(args) if f.init and f.name not in known | {"logging_nan_inf_filter"}]
+        if ignored := [f.name for f in others if getattr(args, f.name) != f.default]:
+            logger.warning("%s of %s: does nothing here.", ", ".join(ignored), type(args).__name__)
+        args = DistillationConfig(**{f.name: getattr(args, f.name) for f in fields(args) if f.name in known})
     if args.n_gpu > 1:
         logger.warning(
             "%d GPUs in one process: only the first is used. Start with torchrun or accelerate launch.", args.n_gpu

@@ -2,9 +2,11 @@
 
     torchrun --nproc_per_node 2 tests/distributed.py FOLDER
 
-runs every one of `RUNS` with a batch of 4 a process, and writes what came out to FOLDER/results.pt.
+runs every one of `RUNS`, or those that are named after FOLDER, with a batch of 4 a process, and writes what came out
+to FOLDER/results.pt.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,11 +18,11 @@ from datasets import Dataset
 from models import LABELS, VOCABULARY, tiny
 from peft import LoraConfig
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback
 from transformers.utils import logging
 
 from hf_distill import DistillationConfig, DistillationTrainer, anatomy
-from hf_distill.losses import CATALOGUE, HiddenMSE, Loss, RKDDistance, SoftTargets, TaskLoss
+from hf_distill.losses import CATALOGUE, AttentionKL, HiddenMSE, Loss, RKDDistance, SoftTargets, TaskLoss
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -68,7 +70,9 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
     def padded(values: list[Any], filling: int) -> list[Any]:
         return values + [filling] * (longest - len(values))
 
-    per_token = len(examples[0]["labels"]) == len(examples[0]["input_ids"]) and isinstance(examples[0]["labels"][0], int)
+    per_token = len(examples[0]["labels"]) == len(examples[0]["input_ids"]) and isinstance(
+        examples[0]["labels"][0], int
+    )
     return {
         "input_ids": torch.tensor([padded(each["input_ids"], 0) for each in examples]),
         "attention_mask": torch.tensor([padded([1] * len(each["input_ids"]), 0) for each in examples]),
@@ -90,7 +94,8 @@ def trainer_of(
     defaults = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "logging_steps": 1}
     quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 2}
     evaluation = {"per_device_eval_batch_size": 4}
-    return kind(
+    gc.freeze()  # the Trainer collects garbage at its start, among all that was imported
+    trainer = kind(
         model=student(head) if model is None and "model_init" not in (others or {}) else model,
         losses=losses,
         args=DistillationConfig(str(folder), **{**defaults, **quiet, **evaluation, **settings}),
@@ -99,6 +104,8 @@ def trainer_of(
         data_collator=collate,
         **{"teacher": teacher(head), **(others or {})},
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def weights_of(trainer: DistillationTrainer) -> dict[str, Tensor]:
@@ -173,7 +180,7 @@ def half_precision(layout: Layout, folder: Path) -> dict[str, Any]:
     """bf16 with activation checkpointing and projections, evaluated before."""
     trainer = trainer_of(
         folder,
-        [SoftTargets(), HiddenMSE(), RKDDistance()],
+        [SoftTargets(), HiddenMSE(), RKDDistance(), AttentionKL()],
         bf16=True,
         activation_checkpointing=True,
         **layout.settings,
@@ -210,22 +217,8 @@ def run_all(layout: Layout, folder: Path, names: Iterable[str] = RUNS) -> dict[s
     return {name: RUNS[name](layout, folder / name) for name in names}
 
 
-class KillAt(TrainerCallback):
-    """SIGKILL, as an out-of-memory killer or a node that is taken away does it."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def main(folder: Path) -> None:
-    results = run_all(Layout(4), folder)
+def main(folder: Path, names: list[str]) -> None:
+    results = run_all(Layout(4), folder, names or RUNS)
     if int(dist.get_rank()) == 0:
         torch.save(results, folder / "results.pt")
     dist.barrier()
@@ -233,4 +226,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -162,6 +162,7 @@ def test_validation_is_held_out_of_one_file_and_the_order_stays() -> None:
     assert read("rows.tsv", eval_fraction=0.2)["validation"]["text"][:] == raw["validation"]["text"][:]
     drawn = read("rows.tsv", eval_fraction=0.2, max_train_rows=7, max_eval_rows=3)
     assert [len(drawn[split]) for split in ("train", "validation")] == [7, 3]
+    assert drawn["train"]["text"][:] != raw["train"]["text"][:7]
     assert set(drawn["train"]["text"][:]) < set(raw["train"]["text"][:])
     assert drawn["train"]["text"][:] == sorted(drawn["train"]["text"][:], key=int)
 
@@ -412,8 +413,8 @@ def test_labels_that_the_model_does_not_have_are_refused(tokenizer: Any) -> None
         (
             "multi_label",
             ["joy", "joy,lov", "hate"],
-            "row 2 of train ('a b'): unknown label 'lov'; known: anger, joy, love; did you mean 'love'?, in 'joy,lov'; "
-            "2 rows of train have such labels",
+            "row 2 of train ('a b'): unknown label 'lov'; known: anger, joy, love; did you mean 'love'?, in 'joy,lov'"
+            "; 2 rows of train have such labels",
         ),
         ("multi_label", ["joy", "0,3"], "row 2 of train ('a b'): there is no label 3; ids are 0 to 2, in '0,3'"),
         ("multi_label", [[0], None], "row 2 of train ('a b'): no label, in None"),
@@ -457,6 +458,8 @@ def test_the_label_set_is_found_where_nobody_names_it() -> None:
     assert label_names_of(both, "single_label") == ["anger", "joy"]
     with pytest.raises(DataError, match=r"^no labels in column 'labels'; name them with dataset.label_names$"):
         label_names_of(table([""]), "multi_label")
+    with pytest.raises(DataError, match=r"^no labels in column 'labels'"):
+        label_names_of(table([-1, -1]), "single_label")
     with pytest.raises(DataError, match=r"^column 'labels': 2 labels; expected one$"):
         label_names_of(table([["a", "b"]]), "single_label")
 

@@ -287,6 +287,19 @@ def test_anchors_and_merges_keep_their_lines(write: Any) -> None:
     assert load(write(text), **STAND_INS) == load(write(GOOD), **STAND_INS)
 
 
+def test_what_is_written_wins_over_what_is_merged(write: Any) -> None:
+    text = GOOD.replace("- {name: TaskLoss", "- &first {name: TaskLoss").replace(
+        "  - {name: HiddenMSE, layers: {0: 0, 1: 2, 2: 4}, weight: 0.1}", "  - {weight: 0.25, <<: *first}"
+    )
+    recipe = load(write(text), **STAND_INS)
+    assert recipe.losses is not None
+    assert recipe.losses[2] == recipes.LossSpec.model_validate({"name": "TaskLoss", "weight": 0.25})
+    text = GOOD.replace("dataset:", "more: &more {label_names: [x, 1]}\ndataset:\n  <<: *more").replace(
+        "[yes, no, 2024-01-01]", "\n    - y\n    - 2"
+    )
+    assert "recipe.yaml:10: dataset.label_names[1]: expected text, found 2" in refusal(write(text)).split("\n")
+
+
 def test_anchors_that_grow_without_end_are_refused(write: Any) -> None:
     grow = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
     assert refusal(write(f"a0: &a0 [1]\n{grow}\n")).endswith("an alias that repeats itself without end")
@@ -372,6 +385,13 @@ def test_overrides_are_named_in_refusals(write: Any, override: str, message: str
     assert found.startswith(message), found
     assert "\n" not in found
     assert "s3cret" not in found
+
+
+def test_an_override_takes_the_place_of_all_that_was_there(write: Any) -> None:
+    text = "--set losses.1={name: SoftTargets, temperature: hot}"
+    assert refusal(write(GOOD), text[6:]) == f"{text}: losses[1].temperature: expected a number, found 'hot'"
+    recipe = load(write("push:\n" + GOOD), ["push.repo_id=me/it"], **STAND_INS)
+    assert recipe.push is not None
 
 
 def test_an_override_of_a_part_keeps_the_lines_of_the_rest(write: Any) -> None:
@@ -616,7 +636,7 @@ def test_the_example_is_a_good_recipe_of_the_real_package() -> None:
     assert built is not None
     assert [type(loss).__name__ for loss in built] == ["TaskLoss", "SoftTargets", "HiddenMSE"]
     assert recipe.baseline
-    assert recipe.train["learning_rate"] == 5e-5
+    assert 0 < recipe.train["learning_rate"] < 1
     assert parse(dump(recipe)) == recipe
 
 

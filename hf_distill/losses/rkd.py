@@ -25,7 +25,6 @@ def _relative_distances(rows: Tensor) -> Tensor:
     # from differences: |a|^2 + |b|^2 - 2ab loses all digits where the rows share a large mean, and bf16 under autocast
     distances: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     apart = distances > _rounding(rows)
-    distances = torch.where(apart, distances, 0.0)
     mean: Tensor = distances.sum() / apart.sum().clamp(min=1)
     return distances / mean.clamp(min=1e-12)
 
@@ -41,8 +40,8 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32: mean over all batch^2 entries, diagonal included. 0, with a finite gradient, for one row.
 
     Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.1.
-    Differs from the paper: distances that are zero (duplicates) are left out of the normalising mean, as in the
-    authors' code; what is below `SAME` is a duplicate, with gradient 0.
+    Differs from the paper: distances that are zero but for rounding (duplicates) are not counted in the normalising
+    mean, as in the authors' code.
     """
     student, teacher = student.float(), teacher.detach().float()
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))

@@ -61,11 +61,11 @@ class ModelTeacher(Teacher):
         Raises:
             ValueError: no weights, train mode, another task, labels or vocabulary, layers that are not there.
         """
-        checks.check_teacher(self.model)
+        checks.check_teacher(self.model, student)
         checks.check_tasks(student, self.model)
         if LOGITS in wanted:
             self._order = self._label_order(student, device)
-        checks.check_vocabulary(student, self.model, tokenizer, self.tokenizer or _tokenizer_beside(self.model))
+        checks.check_vocabulary(student, self.model, tokenizer, self.tokenizer or tokenizer_beside(self.model))
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
@@ -93,7 +93,8 @@ class ModelTeacher(Teacher):
         if self.model.training:
             raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
         inputs = anatomy.accepted(self.model, batch.inputs)
-        inputs.pop("labels", None)
+        if batch.task is not Task.SEQ2SEQ:  # there the decoder's inputs are made from the labels
+            inputs.pop("labels", None)
         if "use_cache" in self.input_names:
             inputs["use_cache"] = False
         with self._capture:
@@ -104,9 +105,20 @@ class ModelTeacher(Teacher):
         return seen
 
 
-def _tokenizer_beside(model: nn.Module) -> Any:
-    """The tokenizer saved beside a model's weights, None where there is none. Never reaches for the network."""
-    try:
-        return AutoTokenizer.from_pretrained(anatomy.unwrap(model).name_or_path or ".", local_files_only=True)
-    except (OSError, ValueError, KeyError):
+def tokenizer_beside(model: nn.Module, local_files_only: bool = True) -> Any:
+    """The tokenizer saved beside a model's weights; None where there is none.
+
+    Args:
+        model: its `name_or_path` says where it was loaded from.
+        local_files_only: whether the network is left alone.
+    """
+    folder = anatomy.unwrap(model).name_or_path
+    if not folder:
         return None
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=local_files_only)
+    except Exception as error:  # each library of tokenizers raises its own
+        logger.debug("no tokenizer beside %s: %s", folder, error)
+        return None
+    # Where there are no files, transformers makes a tokenizer of a few special tokens for some families.
+    return found if set(found.get_vocab()) - set(found.all_special_tokens) else None

@@ -1,0 +1,294 @@
+"""The examples, the recipes beside them and the samples of the README do what they say, on tiny inputs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from hf_distill import data, demo, losses, recipe, students
+from hf_distill.teachers import ModelTeacher
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hub_server import HubServer
+from models import tiny
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+BASE = "multilabel_distilbert"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
+WORDS = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders".split()
+LABELS = ["bug", "delivery", "praise", "refund"]
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """Rows with one label or two, and one with a quotation mark that is never closed."""
+    lines = ["text\tlabels"]
+    for i in range(rows):
+        text = " ".join(WORDS[(i + j) % len(WORDS)] for j in range(3 + i % 6))
+        labels = dict.fromkeys([LABELS[i % 4], LABELS[(i * 3) % 4]])
+        lines.append(f"{chr(34) if i == 1 else ''}{text}\t{','.join(labels)}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_teacher(path: Path, labels: list[str]) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
+    raw = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, mask_token="[MASK]", model_max_length=128, **special)
+    head = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    problem = {"problem_type": "multi_label_classification"}
+    teacher = tiny("bert", "ForSequenceClassification", vocab_size=len(words), num_hidden_layers=6, **head, **problem)
+    teacher.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: teacher, data/train.tsv, data/dev.tsv."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "data").mkdir()
+    write_rows(folder / "data" / "train.tsv", 20)
+    write_rows(folder / "data" / "dev.tsv", 8)
+    write_teacher(folder / "teacher", LABELS)
+    return folder
+
+
+@pytest.fixture
+def home(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in, with the examples importable as under `python examples/x.py`."""
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def tiny_run(*more: str) -> list[str]:
+    files = ["--teacher", "teacher", "--train", "data/train.tsv", "--eval", "data/dev.tsv", "--output", "student"]
+    return [*files, "--epochs", "4", "--learning-rate", "3e-3", *more]
+
+
+def check_student(home: Path, printed: str) -> None:
+    """The figures are printed; the student loads as the printed line says, and is nearer to its teacher than before."""
+    for name in ("eval_mean_average_precision", "eval_macro_f1", "eval_agreement"):
+        assert re.search(rf"^{name} +[01]\.\d+ -> [01]\.\d+$", printed, re.MULTILINE), printed
+    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
+    assert line is not None
+    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    assert type(student).__name__ == "DistilBertForSequenceClassification"
+    assert student.config.n_layers == 3
+    assert list(student.config.id2label.values()) == LABELS
+    with safe_open(home / "student" / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(student.state_dict())  # no projection, no adapter
+    assert not (home / "student" / "training_args.bin").exists()
+
+    teacher = AutoModelForSequenceClassification.from_pretrained(home / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(home / "student")
+    texts = [line.split("\t")[0] for line in (home / "data" / "train.tsv").read_text().splitlines()[1:]]
+    tokens = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+
+    def distance(model: Any) -> float:
+        with torch.no_grad():
+            return losses.binary_kl_divergence(model(**tokens).logits, teacher(**tokens).logits).mean().item()
+
+    untrained = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4])
+    assert distance(student) < 0.8 * distance(untrained)
+
+
+@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "lora_student"])
+def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module(name).main(tiny_run())
+    check_student(home, capsys.readouterr().out)
+
+
+def test_without_arguments_a_teacher_is_made_of_the_shipped_messages(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def fine_tune(encoder: Path, output: Path) -> None:
+        rows = data.load(recipe.DatasetSpec(path=str(output / "data" / "*.tsv")))
+        assert (encoder / "config.json").exists()
+        write_teacher(output / "teacher", data.label_names_of(rows, "multi_label"))
+        made.append(output)
+
+    monkeypatch.setattr(demo, "fine_tune_teacher", fine_tune)
+    example = importlib.import_module(BASE)
+    options = example.parser("").parse_args([])
+    for _ in range(2):
+        teacher, _, rows = example.load(options)
+    assert made == [Path("out/demo")]
+    assert teacher.config.num_labels == 10
+    assert {split: len(part) for split, part in rows.items()} == {"train": 1060, "validation": 260}
+
+
+def test_the_subclass_hides_words_in_training_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    example = importlib.import_module("subclass_trainer")
+    observe = ModelTeacher.observe
+
+    def noted(self: ModelTeacher, batch: Any) -> Any:
+        seen[torch.is_grad_enabled()].append(batch.inputs["input_ids"].flatten())
+        return observe(self, batch)
+
+    monkeypatch.setattr(ModelTeacher, "observe", noted)
+    example.main(tiny_run("--hide", "0.5"))
+    tokenizer = AutoTokenizer.from_pretrained(home / "teacher")
+    trained, evaluated = torch.cat(seen[True]), torch.cat(seen[False])
+    hidden = (trained == tokenizer.mask_token_id).sum() / (trained >= tokenizer.mask_token_id).sum()
+    assert hidden == pytest.approx(0.5, abs=0.15)
+    assert (trained == tokenizer.cls_token_id).sum() == 4 * 20
+    assert not (evaluated == tokenizer.mask_token_id).any()
+
+
+def test_the_custom_loss_is_the_brier_score_of_the_probabilities() -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    brier = importlib.import_module("custom_loss").brier
+    probabilities = torch.tensor([[0.5, 0.25], [0.9, 0.2]])
+    teacher = torch.tensor([[0.5, 0.75], [0.8, 0.5]])
+    found = brier(probabilities.logit(), teacher.logit())
+    assert found.tolist() == pytest.approx([0.25, 0.01 + 0.09])
+
+
+def test_a_recipe_names_the_custom_loss_as_its_docstring_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(EXAMPLES)])
+    monkeypatch.delitem(sys.modules, "custom_loss", raising=False)
+    documentation = ast.get_docstring(ast.parse((EXAMPLES / "custom_loss.py").read_text())) or ""
+    [lines] = re.findall(r"^    (losses:\n(?:      .*\n)+)", documentation, re.MULTILINE)
+    rest = "teacher: {model: teacher}\nstudent: {from: teacher}\ndataset: {path: data/train.tsv}\n"
+    (home / "my_recipe.yaml").write_text(rest + lines)
+    with pytest.raises(recipe.RecipeError, match="--allow-custom-code"):
+        recipe.load(home / "my_recipe.yaml")
+    [loss] = recipe.build_losses(recipe.load(home / "my_recipe.yaml", allow_custom_code=True), True) or []
+    assert (type(loss).__name__, loss.config, loss.weight) == ("Brier", {"temperature": 2.0}, 0.5)
+
+
+def test_lora_trains_adapters_projections_and_head_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("lora_student").main(tiny_run("--rank", "2"))
+    assert "trainable params:" in capsys.readouterr().out
+    teacher = AutoModelForSequenceClassification.from_pretrained(home / "teacher")
+    start = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4]).state_dict()
+    saved = AutoModelForSequenceClassification.from_pretrained(home / "student").state_dict()
+    changed = {name.split(".layer.")[-1] for name in saved if not torch.equal(saved[name], start[name])}
+    attention = {f"{block}.attention.{part}.weight" for block in range(3) for part in ("q_lin", "v_lin")}
+    head = {f"{part}.{kind}" for part in ("pre_classifier", "classifier") for kind in ("weight", "bias")}
+    assert changed == attention | head
+    with safe_open(home / "student" / "adapter" / "adapter_model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "objective" in name]  # noqa: SIM118  # it is no dict
+
+
+def test_push_to_hub_pushes_and_loads_back(home: Path, tmp_path: Path) -> None:
+    with HubServer(TOKEN) as hub:
+        run = subprocess.run(
+            [sys.executable, str(EXAMPLES / "push_to_hub.py"), *tiny_run("--hub-id", "my-student")],
+            capture_output=True,
+            text=True,
+            cwd=home,
+            env=hub.client_env(tmp_path, token=TOKEN, PYTHONPATH=str(ROOT)),
+            timeout=250,
+        )
+        assert run.returncode == 0, run.stderr
+        assert not hub.unknown
+        assert len(hub.commits("tester/my-student")) == 1
+        assert hub.repos["tester/my-student"].private
+        files = hub.files("tester/my-student")
+        assert TOKEN.encode() not in hub.all_bytes()
+    assert set(files) == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert files["model.safetensors"] == (home / "student" / "model.safetensors").read_bytes()
+    assert 'pipeline("text-classification", model="tester/my-student"' in run.stdout
+    found = re.findall(r"^(\w+) +(0\.\d+)$", run.stdout, re.MULTILINE)
+    assert len(found) == 3
+    assert {label for label, _ in found} < set(LABELS)
+
+
+def statements(name: str) -> tuple[list[str], set[str]]:
+    """What an example's main calls, in order, and the arguments that its trainer gets."""
+    tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
+    trainers = {"DistillationTrainer"} | {
+        node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Trainer")
+    }
+    [main] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    calls = sorted(
+        (node for node in ast.walk(main) if isinstance(node, ast.Call)),
+        key=lambda node: (node.lineno, node.col_offset),
+    )
+    names = [ast.unparse(call.func) for call in calls]
+    [trainer] = [call for call, called in zip(calls, names, strict=True) if called in trainers]
+    names = ["Trainer" if called in trainers else called for called in names]
+    return names, {str(keyword.arg) for keyword in trainer.keywords}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != BASE])
+def test_an_example_is_the_base_and_one_thing(name: str) -> None:
+    steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
+    steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
+    base_arguments = statements(BASE)[1]
+    called, arguments = statements(name)
+    rest = iter(called)
+    assert all(step in rest for step in steps), called
+    assert base_arguments <= arguments
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert len(source.splitlines()) <= 75
+
+
+def test_every_example_is_run_here() -> None:
+    assert set(NAMES) == {BASE, "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_of_the_examples_is_valid(path: Path) -> None:
+    checked = recipe.load(path)
+    recipe.build_config(checked)
+    assert recipe.build_losses(checked)
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """The fenced blocks of these languages, in order."""
+    fenced = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [code for language, code in fenced if language in languages]
+
+
+def test_the_python_samples_of_the_readme_run_in_order(home: Path) -> None:
+    """All but those that begin with `# not run`, in one namespace, where a teacher and data are there."""
+    samples = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    samples = [code for code in samples if not code.startswith("# not run")]
+    assert samples, "README.md has no Python sample"
+    example = importlib.import_module(BASE)
+    teacher, tokenizer, rows = example.load(example.parser("").parse_args(tiny_run()))
+    names = {"teacher": teacher, "tokenizer": tokenizer, "__name__": "readme"}
+    names |= {"train_dataset": rows["train"], "eval_dataset": rows["validation"]}
+    for code in samples:
+        exec(compile(code, "README.md", "exec"), names)
+
+
+def test_the_shell_samples_of_the_readme_that_say_so_run(home: Path) -> None:
+    """Those that begin with `# run`, where `teacher` and `data` are there; a console's `$ ` is taken off."""
+    samples = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "bash", "console", "sh")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for code in samples:
+        if code.startswith("# run"):
+            code = re.sub(r"^\$ ", "", code, flags=re.MULTILINE)
+            ran = subprocess.run(
+                ["bash", "-euc", code], cwd=home, env={**os.environ, "PATH": path}, capture_output=True, text=True
+            )
+            assert ran.returncode == 0, code + ran.stderr
