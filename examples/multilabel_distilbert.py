@@ -81,7 +81,7 @@ def compute_metrics(prediction):
 
 
 def show(before, after):
-    for name in ("eval_mean_average_precision", "eval_macro_f1", "eval_agreement"):
+    for name in ("eval_loss", "eval_mean_average_precision", "eval_macro_f1", "eval_agreement"):
         print(f"{name:30}{before[name]:.3f} -> {after[name]:.3f}")
 
 

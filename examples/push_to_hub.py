@@ -41,7 +41,7 @@ def main(arguments=None):
     print("On the Hub:", trainer.push_to_hub())  # saves the model first, as save_model does
 
     classifier = pipeline("text-classification", model=trainer.hub_model_id, top_k=None)
-    for found in classifier("My parcel is two weeks late and nobody answers!")[:3]:
+    for found in classifier(["My parcel is two weeks late and nobody answers!"])[0][:3]:
         print(f"{found['label']:30}{found['score']:.3f}")
     print(f'Load it: pipeline("text-classification", model="{trainer.hub_model_id}", top_k=None)')
 

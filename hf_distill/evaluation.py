@@ -27,7 +27,7 @@ class Figures:
         facts: a row a model, in the order of the models.
         split: what it was measured on; None where there is nothing but training rows.
         thresholds: {model: probability per label}, tuned on `thresholds_split`; empty unless multi-label.
-        thresholds_split: validation, or `split` itself where there is no other. F1 is then cross-fitted, see `decided`.
+        thresholds_split: validation, or `split` itself where there is no other; F1 is then cross-fitted, see `decided`.
     """
 
     facts: list[ModelFacts] = field(default_factory=list)
@@ -67,7 +67,8 @@ def measure(
     figures = Figures(split=split)
     if task is Task.MULTI_LABEL:
         figures.thresholds_split = next(
-            (name for name in ("validation", split) if name in dataset and "labels" in dataset[name].column_names), None
+            (name for name in ("validation", split) if name in dataset and "labels" in dataset[name].column_names),
+            None,
         )
     if figures.thresholds_split is not None:
         other = dataset[figures.thresholds_split]

@@ -28,7 +28,6 @@ from torch.utils.benchmark import Measurement, Timer
 
 TEACHER = "teacher"
 LOWER_IS_BETTER = frozenset({"mse", "mae", "rmse", "kl", "loss", "perplexity", "wer", "cer"})
-_WIDTH = 100  # characters of a terminal
 _LONGEST_NAME = 24  # characters; longer names of models fold
 _VERSION = 1
 _NOTHING = "-"
@@ -200,24 +199,19 @@ def measure(
     )
 
 
-def table(facts: Sequence[ModelFacts], metrics: Sequence[str] | None = None) -> Table:
-    """One row a model, for `rich.print`. The best of the students is bold, where there are several.
+def table(facts: Sequence[ModelFacts], metrics: Sequence[str] | None = None, width: int = 100) -> Table:
+    """One row a model, for `rich.print`; where that is too wide, one column a model. The best of the students is bold.
 
     Args:
         facts: in the order of the rows.
-        metrics: which metrics get a column. None: the first ones, as many as fit 100 characters, and the names of the
-            others below.
+        metrics: which metrics are shown. None is all.
+        width: characters of the terminal.
     """
-    every = _every_metric(facts)
-    shown = list(every if metrics is None else metrics)
-    cells = _cells(facts, shown)
-    while metrics is None and shown and cells.width() > _WIDTH:
-        cells = _cells(facts, shown := shown[:-1])
-    notes = [*summary(facts), _how(facts)]
-    if metrics is None and shown != every:
-        notes.append("Also measured: " + ", ".join(map(_title, every[len(shown) :])) + ".")
+    cells = _cells(facts, _every_metric(facts) if metrics is None else metrics)
+    if cells.width() > width:
+        cells = cells.turned()
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
-    grid.caption = _literal("\n".join(filter(None, notes)))
+    grid.caption = _literal("\n".join(filter(None, [*summary(facts), _how(facts)])))
     for i, title in enumerate(cells.header):
         side: Literal["left", "right"] = "left" if i == 0 else "right"
         longest = None if i else _LONGEST_NAME
@@ -385,6 +379,12 @@ class _Cells(NamedTuple):
         widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
         widths[0] = min(widths[0], _LONGEST_NAME)
         return sum(widths) + 2 * len(widths) + 2
+
+    def turned(self) -> _Cells:
+        """Rows for columns."""
+        header, *rows = zip(self.header, *self.rows, strict=True)
+        best = {(column - 1, row + 1) for row, column in self.best}
+        return _Cells(["", *header[1:]], [list(row) for row in rows], best)
 
 
 def _cells(facts: Sequence[ModelFacts], metrics: Sequence[str]) -> _Cells:

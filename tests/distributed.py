@@ -56,7 +56,7 @@ def rows(number: int, head: str = "labels", seed: int = 0) -> Dataset:
     ]
     if head == "labels":
         labels = [torch.randint(0, 2, (LABELS,), generator=generator).float() for _ in ids]
-        labels[1], labels[6] = torch.full((LABELS,), -100.0), torch.full((LABELS,), -100.0)
+        labels[1] = torch.full((LABELS,), -100.0)
     else:
         labels = [torch.randint(0, LABELS, each.shape, generator=generator) for each in ids]
         for each in labels[::3]:
@@ -100,9 +100,12 @@ def trainer_of(
         losses=losses,
         args=DistillationConfig(str(folder), **{**defaults, **quiet, **evaluation, **settings}),
         train_dataset=rows(16, head) if train is None else train,
-        eval_dataset=rows(9, head, seed=5),
-        data_collator=collate,
-        **{"teacher": teacher(head), **(others or {})},
+        **{
+            "teacher": teacher(head),
+            "eval_dataset": rows(9, head, seed=5),
+            "data_collator": collate,
+            **(others or {}),
+        },
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -146,14 +149,14 @@ def together(layout: Layout, folder: Path) -> dict[str, Any]:
     trainer = trainer_of(folder, [loss(weight=0.3) for loss in ALL_LOSSES], eval_strategy="epoch", **layout.settings)
     before = trainer.evaluate()
     trainer.train()
-    predicted = trainer.predict(rows(9, seed=5))
+    predicted = trainer.predict(rows(14, seed=6))
     return outcome(trainer, before=before, predictions=predicted.predictions, metrics=predicted.metrics)
 
 
 def everything(layout: Layout, folder: Path) -> dict[str, Any]:
-    """LoRA, accumulation, activation checkpointing, compiled blocks, evaluation first, and the best model at the end."""
-    settings = {**layout.settings, "per_device_train_batch_size": layout.settings["per_device_train_batch_size"] // 2}
-    settings["gradient_accumulation_steps"] *= 2
+    """LoRA, accumulation, activation checkpointing, compiled blocks, evaluation first, the best model at the end."""
+    batch, accumulation = layout.settings.values()
+    settings = {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": accumulation * 2}
     trainer = trainer_of(
         folder,
         [SoftTargets(weight=0.5), HiddenMSE(weight=0.5), TaskLoss(weight=0.1)],
@@ -207,9 +210,29 @@ def again(layout: Layout, folder: Path) -> dict[str, Any]:
     return outcome(second)
 
 
+def resumed(layout: Layout, folder: Path) -> dict[str, Any]:
+    """Dropout on; beside the weights those of a second trainer that went on from the middle of an epoch."""
+    settings = {
+        **layout.settings,
+        "optim": "adamw_torch",
+        "train": rows(24),
+        "save_strategy": "steps",
+        "save_steps": 4,
+    }
+
+    def trainer() -> DistillationTrainer:
+        dropping = student(hidden_dropout_prob=0.1)
+        return trainer_of(folder, [HiddenMSE(), SoftTargets()], dropping, **settings)
+
+    whole, part = trainer(), trainer()
+    whole.train()
+    part.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    return outcome(whole, resumed=weights_of(part))
+
+
 RUNS: dict[str, Callable[[Layout, Path], dict[str, Any]]] = {
     **{f"{loss.__name__}-{head}": one_loss(loss, head) for loss in ALL_LOSSES for head in HEADS},
-    **{run.__name__: run for run in (together, everything, half_precision, features_only, again)},
+    **{run.__name__: run for run in (together, everything, half_precision, features_only, again, resumed)},
 }
 
 

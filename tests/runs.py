@@ -1,5 +1,6 @@
 """Small data and short runs for tests that train."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,8 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two sets of weights are bit for bit the same."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def exactly(message: str) -> str:
+    """A pattern for `pytest.raises(match=...)` that is this one line and no more."""
+    return rf"\A{re.escape(message)}\Z"

@@ -18,7 +18,7 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 WORDS = {"signals", "tasks"}
 LOSSES = WORDS | {"batch", "losses"}
 MODELS = WORDS | {"batch", "anatomy", "capture", "checks"}
-FACTS = {"metrics", "report", "card", "hub", "data", "config", "recipe"}  # none knows the trainer
+FACTS = {"metrics", "report", "card", "hub", "data", "config", "recipe", "evaluation", "progress"}  # none knows the trainer
 BELOW_TRAINER = LOSSES | MODELS | FACTS | {"objective", "teachers", "students", "augment", "attachment"}
 MAY_IMPORT = {
     "signals": set(),

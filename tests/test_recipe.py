@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_distill import recipe as recipes
+from hf_distill import yaml_lines
 from hf_distill.recipe import Recipe, RecipeError, build_config, build_losses, dump, load, parse
 
 EXAMPLE = Path(__file__).parents[1] / "examples/recipes/goemotions_distilbert.yaml"
@@ -157,12 +158,12 @@ LINES = [  # what is replaced in GOOD, by what, and the one line that must come 
     (
         "[0, 2, 4]",
         "0",
-        "3: student.layers: expected a list or at least 1 or 'uniform' or 'last', found 0",
+        "3: student.layers: expected a list or at least 1, found 0",
     ),
     (
         "[0, 2, 4]",
         "[]",
-        "3: student.layers: expected at least one entry or a whole number or 'uniform' or 'last', found []",
+        "3: student.layers: expected at least one entry or a whole number, found []",
     ),
     ("from: teacher,", "from: teacher, model: x,", "3: student says both 'from' and 'model'"),
     ("from: teacher,", "", "3: student says neither 'from' nor 'model'"),
@@ -306,8 +307,8 @@ def test_anchors_that_grow_without_end_are_refused(write: Any) -> None:
 
 
 def test_yaml_is_read_by_the_rules_of_1_2() -> None:
-    values = recipes._plain(
-        "[5e-5, 1E3, .5, 1_000, yes, no, on, 010, 12:30, 2024-01-01, ~, null, true, -.inf, -3]", recipes.Origin()
+    values = yaml_lines._plain(
+        "[5e-5, 1E3, .5, 1_000, yes, no, on, 010, 12:30, 2024-01-01, ~, null, true, -.inf, -3]", yaml_lines.Origin()
     )
     assert values[:4] == [5e-5, 1000.0, 0.5, 1000]
     assert values[4:10] == ["yes", "no", "on", "010", "12:30", "2024-01-01"]
@@ -545,9 +546,7 @@ tricky = st.sampled_from(
     ]
 )
 names = st.one_of(words, tricky)
-layers = st.one_of(
-    st.lists(st.integers(-9, 9), min_size=1, max_size=4), st.integers(1, 9), st.sampled_from(["uniform", "last"])
-)
+layers = st.one_of(st.lists(st.integers(-9, 9), min_size=1, max_size=4), st.integers(1, 9))
 students = st.one_of(
     st.fixed_dictionaries({"model": words}),
     st.fixed_dictionaries({"from": st.just("teacher")}, optional={"layers": layers}),

@@ -1,5 +1,6 @@
 """`hf-distill` on the command line. Nothing heavy is imported before a command needs it."""
 
+import logging
 import os
 import shlex
 import sys
@@ -26,27 +27,31 @@ CustomCode = Annotated[bool, typer.Option(help="Let the recipe name losses of yo
 Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
-def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
+def _reported(command: Callable[..., None]) -> Callable[..., None]:
     """An error is one line on stderr and exit code 1; `--debug` shows where it came from."""
 
     @wraps(command)
-    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
-            return command(*args, debug=debug, **kwargs)
+            command(*args, debug=debug, **kwargs)
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:
                 raise
-            said = str(error).strip() or type(error).__name__
-            known = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
-            typer.echo(
-                f"error: {said if known else f'{type(error).__name__}: {said} (--debug shows where)'}", err=True
-            )
+            typer.echo(f"error: {_said(error)}", err=True)
             raise typer.Exit(1) from None
 
     return run
+
+
+def _said(error: Exception) -> str:
+    """The message; of an error that nobody here has worded, also its kind."""
+    said = str(error).strip() or type(error).__name__
+    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
+        return said
+    return f"{type(error).__name__}: {said} (--debug shows where)"
 
 
 @app.command()
@@ -64,6 +69,7 @@ def train(
     checked = recipes.load(recipe, override or (), allow_custom_code)
     from hf_distill import run
 
+    _calm()
     run.train(checked, Console(), allow_custom_code, resume, _command_line())
 
 
@@ -78,9 +84,10 @@ def validate(
     checked = recipes.load(recipe, override or (), allow_custom_code)
     from hf_distill import run
 
+    _calm()
     ready = run.check(checked, allow_custom_code)
-    rows = ", ".join(f"{split} {len(part):,} rows" for split, part in ready.dataset.items())
-    typer.echo(f"{recipe}: fine ({ready.task}; {rows}; {ready.student.num_parameters():,} parameters)")
+    rows = ", ".join(f"{len(part):,} {split}" for split, part in ready.dataset.items())
+    typer.echo(f"{recipe}: fine ({ready.task}; rows: {rows}; student: {ready.student.num_parameters():,} parameters)")
 
 
 @app.command()
@@ -120,17 +127,39 @@ def losses(
 @_reported
 def demo(
     output: Annotated[Path, typer.Option(help="Where models, card and figures go.")] = Path("demo_out"),
+    override: Overrides = None,
     debug: Debug = False,
 ) -> None:
     """The main job on shipped data: fine-tune a teacher, distil a DistilBERT student of half the depth."""
     from hf_distill import demo as shipped
 
-    shipped.main(output, Console())
+    shipped.encoder_folder()  # before what takes seconds to import
+    _calm()
+    shipped.main(output, Console(), override or ())
+
+
+def _calm() -> None:
+    """What the package logs is shown as plain lines, once; bars for loading and saving a file are not."""
+    from datasets import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    log = logging.getLogger("hf_distill")
+    log.propagate = False
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    log.handlers = [logging.StreamHandler()]
 
 
 def _command_line() -> str:
     """What was typed, without the folder of the program."""
-    return shlex.join([os.path.basename(sys.argv[0]).removesuffix(".py"), *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    if program == "__main__.py":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        program = f"torchrun --nproc_per_node {processes} -m" if processes > 1 else "python -m"
+        program += " hf_distill.cli"
+    return f"{program} {shlex.join(sys.argv[1:])}"
 
 
 def main() -> None:

@@ -1,0 +1,115 @@
+"""A teacher of the user's own: what it is told, what it may say, and when it is called."""
+
+import pytest
+import torch
+from models import LABELS
+from runs import classifier, distillation, exactly, rows, same, weights
+
+from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
+from hf_distill.signals import LOGITS
+from hf_distill.teachers import Teacher
+
+
+class Rules(Teacher):
+    """Reads a column that no model knows, and notes what happens to it."""
+
+    input_names = ("hint",)
+
+    def __init__(self) -> None:
+        self.prepared: list[tuple] = []
+        self.seen: list[set[str]] = []
+        self.steps = 0
+
+    def prepare(self, student, wanted, device, tokenizer):
+        self.prepared.append((type(student).__name__, wanted, device.type, tokenizer))
+
+    def observe(self, batch):
+        self.seen.append(set(batch.inputs))
+        return {LOGITS: 5.0 * torch.nn.functional.one_hot(batch.inputs["hint"], LABELS).float()}
+
+    def step(self):
+        self.steps += 1
+
+
+def hinted(count: int = 16):
+    return rows(count, hint=[index % LABELS for index in range(count)])
+
+
+def test_it_is_asked_once_a_batch_and_its_columns_reach_it(tmp_path):
+    teacher, data = Rules(), hinted()
+    trainer = distillation(tmp_path, classifier(), teacher, None, data, eval_dataset=data)
+    assert teacher.prepared == [("BertForSequenceClassification", frozenset({LOGITS}), "cpu", None)]
+    trainer.train()
+    assert len(teacher.seen) == 3
+    assert all({"hint", "input_ids", "labels"} <= names for names in teacher.seen)
+    assert 0 <= trainer.evaluate()["eval_agreement"] <= 1
+
+
+def test_the_student_follows_it(tmp_path):
+    data = hinted()
+    trainer = distillation(
+        tmp_path, classifier(), Rules(), [SoftTargets()], data, max_steps=100, eval_dataset=data, learning_rate=5e-3
+    )
+    before = trainer.evaluate()["eval_soft_targets"]
+    trainer.train()
+    assert trainer.evaluate()["eval_soft_targets"] < 0.5 * before
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_step_comes_once_an_optimizer_step(tmp_path, accumulated):
+    teacher = Rules()
+    settings = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": accumulated}
+    trainer = distillation(tmp_path, classifier(), teacher, None, hinted(), eval_strategy="epoch", **settings)
+    trainer.eval_dataset = hinted()
+    trainer.train()
+    assert teacher.steps == trainer.state.global_step == 8 // accumulated
+
+
+def test_a_teacher_that_changes_is_heard(tmp_path):
+    class Ageing(Rules):
+        def observe(self, batch):
+            return {LOGITS: super().observe(batch)[LOGITS] * (self.steps + 1)}
+
+    one, other = (distillation(tmp_path, classifier(), each, None, hinted()) for each in (Rules(), Ageing()))
+    for trainer in (one, other):
+        trainer.train()
+    terms = [[each["soft_targets"] for each in t.state.log_history if "soft_targets" in each] for t in (one, other)]
+    assert terms[0][0] == terms[1][0]
+    assert terms[0][1] < terms[1][1]
+
+
+def test_its_prepare_may_refuse(tmp_path):
+    class Picky(Rules):
+        def prepare(self, student, wanted, device, tokenizer):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match=exactly("no")):
+        distillation(tmp_path, classifier(), Picky(), None, hinted())
+
+
+def test_losses_on_layers_need_a_model(tmp_path):
+    message = "HiddenMSE needs the layers of a teacher model, and this teacher is not one. Leave it out."
+    with pytest.raises(ValueError, match=exactly(message)):
+        distillation(tmp_path, classifier(), Rules(), [HiddenMSE()], hinted())
+
+
+def test_a_student_by_name_needs_a_head_to_copy(tmp_path):
+    classifier().save_pretrained(tmp_path / "student")
+    with pytest.raises(ValueError, match="cannot be loaded by id: this teacher has no head to copy. Load it first."):
+        distillation(tmp_path, str(tmp_path / "student"), Rules(), None, hinted())
+
+
+def test_a_student_that_is_made_anew_is_shown_to_it(tmp_path):
+    teacher = Rules()
+    made = []
+
+    def make():
+        made.append(classifier(seed=3))
+        return made[-1]
+
+    losses = (each for each in [TaskLoss(), SoftTargets()])  # an iterator ends, and is asked for twice
+    trainer = distillation(tmp_path, None, teacher, losses, hinted(), model_init=make)
+    trainer.train()
+    assert len(made) == len(teacher.prepared) == 2
+    assert trainer.model is made[-1]
+    assert not same(weights(trainer.model), weights(classifier(seed=3)))
