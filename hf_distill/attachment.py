@@ -28,15 +28,22 @@ def attach(student: nn.Module, objective: nn.Module, device: torch.device) -> No
 
 def release(student: nn.Module) -> None:
     """Takes off what an earlier trainer left on the student: its objective, and accelerate's autocast."""
-    if OBJECTIVE in dict(student.named_children()):
+    if _attached(student) is not None:
         delattr(student, OBJECTIVE)
     _unprepare(student)
+
+
+def _attached(student: nn.Module) -> nn.Module | None:
+    return dict(student.named_children()).get(OBJECTIVE)  # its own, and not that of a model inside of it
 
 
 @contextmanager
 def detached(student: nn.Module) -> Iterator[None]:
     """Inside, the student is as it was before `attach`."""
-    objective = getattr(student, OBJECTIVE)
+    objective = _attached(student)
+    if objective is None:
+        yield
+        return
     delattr(student, OBJECTIVE)
     try:
         yield
@@ -60,10 +67,24 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
     """Restores the objective from a checkpoint, strictly.
 
     Raises:
-        RuntimeError: the checkpoint holds other projections.
+        ValueError: the checkpoint holds no projections where there are some, or others.
     """
-    file = Path(folder) / OBJECTIVE_FILE
-    objective.load_state_dict(load_file(file) if file.exists() else {}, strict=True)
+    file, mine = Path(folder) / OBJECTIVE_FILE, objective.state_dict()
+    if mine and not file.exists():
+        raise ValueError(
+            f"{file.parent.name} has no {OBJECTIVE_FILE}, and the losses train {', '.join(mine)}. Resume from a "
+            "checkpoint that these losses wrote, or start anew."
+        )
+    theirs = load_file(file) if file.exists() else {}
+    shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (mine, theirs))
+    differ = [name for name in shapes | found if shapes.get(name) != found.get(name)]
+    if differ:
+        name = differ[0]
+        raise ValueError(
+            f"{file.parent.name}/{OBJECTIVE_FILE} is of other losses: {name} is {found.get(name, 'missing')} there and "
+            f"{shapes.get(name, 'missing')} here. Resume with the losses that wrote it, or start anew."
+        )
+    objective.load_state_dict(theirs, strict=True)
 
 
 @contextmanager
@@ -104,7 +125,9 @@ def _unprepare(model: Any) -> None:
 
 def reload(model: PreTrainedModel, checkpoint: str) -> None:
     """Weights of a checkpoint, all of them, also where names on disk are not names in memory."""
-    fresh, info = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    fresh, info = type(model).from_pretrained(
+        checkpoint, config=model.config, dtype=model.dtype, ignore_mismatched_sizes=True, output_loading_info=True
+    )
     wrong = {kind: info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
         raise ValueError(f"the checkpoint {Path(checkpoint).name} does not hold this student: {wrong}.")

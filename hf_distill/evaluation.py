@@ -27,7 +27,7 @@ class Figures:
         facts: a row a model, in the order of the models.
         split: what it was measured on; None where there is nothing but training rows.
         thresholds: {model: probability per label}, tuned on `thresholds_split`; empty unless multi-label.
-        thresholds_split: validation, or `split` itself where there is no other; F1 is then cross-fitted, see `decided`.
+        thresholds_split: validation, or `split` itself where there is no other; F1 is then cross-fitted: `decided`.
     """
 
     facts: list[ModelFacts] = field(default_factory=list)

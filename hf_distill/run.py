@@ -26,6 +26,7 @@ from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
 from hf_distill.trainer import DistillationTrainer
 
 ALONE, DISTILLED = "student alone", "distilled student"
+BASELINE_FOLDER = "student_alone"
 
 
 @dataclass
@@ -97,17 +98,18 @@ def train(
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo(private=recipe.push.private)
-    models: dict[str, PreTrainedModel] = {TEACHER: ready.teacher}
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
-        own = _changed(ready.args, output_dir=str(folder / "student_alone"), push_to_hub=False)
+        own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
         fine_tune(start, ready.dataset, ready.tokenizer, own, resume).save_model()
-        models[ALONE] = _saved(start, Path(own.output_dir))
     console.rule(DISTILLED)
     _run(trainer, resume)
     trainer.save_model(_internal_call=True)  # ours pushes at the end, once, with the figures
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
+    models = {TEACHER: ready.teacher}
+    if start is not None:
+        models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
     figures = _write(ready, trainer, models, command)
     if figures.facts:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib.metadata import version
 from itertools import islice
@@ -338,8 +339,10 @@ class DistillationTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         heads = attachment.split_state(self.objective, state_dict)
         token, self.args.hub_token = self.args.hub_token, None
+        gathered = self.is_fsdp_enabled or self.is_deepspeed_enabled  # and split already
         try:
-            super()._save(str(folder), state_dict)
+            with nullcontext() if gathered else attachment.detached(self.model):
+                super()._save(str(folder), state_dict)
         finally:
             self.args.hub_token = token
         if self.args.should_save:

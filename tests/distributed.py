@@ -163,7 +163,7 @@ def everything(layout: Layout, folder: Path) -> dict[str, Any]:
         others={"peft_config": LoraConfig(task_type="SEQ_CLS", r=4, lora_dropout=0.0, init_lora_weights="gaussian")},
         activation_checkpointing=True,
         torch_compile=True,
-        torch_compile_backend="aot_eager",
+        torch_compile_backend="eager",
         eval_on_start=True,
         eval_strategy="steps",
         eval_steps=1,

@@ -46,6 +46,8 @@ from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
 from hf_distill.teachers import ModelTeacher, Teacher
 
+pytestmark = pytest.mark.timeout(600)  # the first test starts two processes that run everything
+
 CLOSE = 1e-6
 CLOCK = ("time", "per_second")
 
@@ -64,7 +66,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return torch.load(folder / "results.pt", weights_only=False)
@@ -96,7 +98,8 @@ def same_curves(found: list[dict[str, float]], expected: list[dict[str, float]],
 
 
 def timeless(logs: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in logs.items() if not name.endswith(CLOCK)}
+    """Without what the clock says, and the epoch, which counts micro-batches."""
+    return {name: value for name, value in logs.items() if name != "epoch" and not name.endswith(CLOCK)}
 
 
 def terms_of(logs: dict[str, float], prefix: str = "") -> dict[str, float]:
@@ -170,7 +173,7 @@ def test_evaluation_is_the_same_on_two_processes(two: dict[str, Any], one: Any) 
     torch.testing.assert_close(found["predictions"], expected["predictions"], rtol=0, atol=1e-5)
     assert len(found["predictions"]) == 14
     evaluations = [logs for logs in found["history"] if "eval_loss" in logs]
-    assert len(evaluations) == 3
+    assert len(evaluations) == 2
     for logs in evaluations:
         terms = terms_of(logs, "eval_")
         assert len(terms) == len(ALL_LOSSES)
@@ -474,12 +477,11 @@ def test_compiled_blocks_are_compiled_once_and_give_the_same(tmp_path: Path) -> 
         counters.clear()
         trainer.train()
         results.append({"weights": weights_of(trainer), "history": trainer.state.log_history[:-1]})
-        graphs = counters["stats"]["unique_graphs"]
-        trainer.args.num_train_epochs = 6
-        trainer.train()
-        assert counters["stats"]["unique_graphs"] == graphs  # nothing is traced again, step after step
-        assert (graphs > 0) == on
         assert not counters["graph_break"]
+        graphs = counters["stats"]["unique_graphs"]
+        trainer.train()
+        assert counters["stats"]["unique_graphs"] == graphs  # the same shapes: nothing is traced again, step by step
+        assert (graphs > 0) == on
         trainer.save_model(str(tmp_path / str(on)))
         assert load_file(tmp_path / str(on) / "model.safetensors").keys() == student().state_dict().keys()
     same(results[1], results[0])
@@ -496,7 +498,7 @@ def test_the_best_model_comes_back_with_its_projections(tmp_path: Path, peft: st
         bf16=True,
         activation_checkpointing=True,
         torch_compile=True,
-        torch_compile_backend="aot_eager",
+        torch_compile_backend="eager",
         eval_on_start=True,
         eval_strategy="steps",
         eval_steps=1,

@@ -141,9 +141,11 @@ def demo(
 def _calm() -> None:
     """What the package logs is shown as plain lines, once; bars for loading and saving a file are not."""
     from datasets import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hub_logging.set_verbosity_error()  # a retry is no news; the last failure is an error
     if not sys.stderr.isatty():
         disable_progress_bars()
     log = logging.getLogger("hf_distill")

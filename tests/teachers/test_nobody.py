@@ -27,7 +27,7 @@ def test_with_the_task_loss_it_is_the_stock_trainer(tmp_path):
 
 @pytest.mark.parametrize("losses", [None, [SoftTargets()]])
 def test_losses_that_ask_a_teacher_are_refused(tmp_path, losses):
-    message = "SoftTargets asks the teacher for logits, and Nobody says nothing. Leave it out, or pass a teacher."
+    message = "the losses ask a teacher for logits, and Nobody says nothing. Pass losses=[TaskLoss()]."
     with pytest.raises(ValueError, match=exactly(message)):
         distillation(tmp_path, classifier(), Nobody(), losses)
 
