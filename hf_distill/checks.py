@@ -89,7 +89,7 @@ def label_order(student: nn.Module, teacher: nn.Module, label_map: str | None) -
 
 
 def _check_label_count(student: nn.Module, teacher: nn.Module) -> int:
-    mine, theirs = (int(anatomy.unwrap(model).config.num_labels) for model in (student, teacher))
+    mine, theirs = (anatomy.unwrap(model).config.num_labels for model in (student, teacher))
     if mine != theirs:
         raise ValueError(
             f"the student has {mine} labels, the teacher {theirs}. Load the student with num_labels={theirs}."

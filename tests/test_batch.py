@@ -316,8 +316,8 @@ def term(batch, lengths, weight):
 
 
 def one_of_two(rank, port, answers):
-    # a free port of this machine; a partner that is gone fails in seconds instead of hanging
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    # a partner that is gone is an error and no endless wait
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(minutes=4))
     torch.set_num_threads(1)
     inputs = [collate(Task.TOKENS, lengths) for lengths in PER_PROCESS[rank]]
     counts = count_step(inputs, Task.TOKENS, processes=2)
@@ -335,7 +335,6 @@ def one_of_two(rank, port, answers):
     dist.destroy_process_group()
 
 
-@pytest.mark.timeout(120)
 def test_two_processes_are_one(free_port):
     context = mp.get_context("spawn")
     answers = context.SimpleQueue()

@@ -397,6 +397,7 @@ def test_a_second_trainer_takes_the_student_over(tmp_path: Path) -> None:
     old = {name: value.clone() for name, value in first.objective.state_dict().items()}
     first.train()
     assert not any(torch.equal(value, old[name]) for name, value in first.objective.state_dict().items())
+    assert dict(first.model.named_children())["objective"] is first.objective  # clipped and cleared with the student
 
 
 def test_a_student_that_was_trained_may_get_adapters(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from models import tiny
 from transformers import BertTokenizerFast, PreTrainedModel
 
 LABELS = ["refund", "delivery", "praise", "bug", "how_to"]
-WORDS = "refund parcel late app crash love thanks how do i change my address please cancel order the is broken".split()
-TASKS = {"multi_label": 5, "single_label": 5, "regression": 1}
+TALK = "refund parcel late app crash love thanks how do i change my address please cancel order the is broken"
+WORDS = TALK.split()
 QUICK = ["train.max_steps=2", "train.save_strategy=no", "baseline=false"]
 RECIPE = """\
 task: {task}
