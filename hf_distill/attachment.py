@@ -81,8 +81,8 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
     if differ:
         name = differ[0]
         raise ValueError(
-            f"{file.parent.name}/{OBJECTIVE_FILE} is of other losses: {name} is {found.get(name, 'missing')} there and "
-            f"{shapes.get(name, 'missing')} here. Resume with the losses that wrote it, or start anew."
+            f"{file.parent.name}/{OBJECTIVE_FILE} is of other losses: {name} is {found.get(name, 'missing')} there "
+            f"and {shapes.get(name, 'missing')} here. Resume with the losses that wrote it, or start anew."
         )
     objective.load_state_dict(theirs, strict=True)
 

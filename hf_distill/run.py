@@ -342,6 +342,7 @@ def _card_facts(ready: Ready, facts: CardFacts, figures: evaluation.Figures, com
     recipe = ready.recipe
     pushed = recipe.push is not None or ready.args.push_to_hub
     facts.repo_id = ready.args.hub_model_id if pushed else None
+    facts.name = (facts.repo_id or Path(ready.args.output_dir).absolute().name).split("/")[-1]
     facts.teacher = recipe.teacher.model
     facts.base_model = facts.student_from = recipe.student.model or recipe.teacher.model
     facts.dataset = recipe.dataset.id or recipe.dataset.path

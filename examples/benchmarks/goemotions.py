@@ -4,8 +4,8 @@
     python examples/benchmarks/goemotions.py --seeds 1        # one of them, for example on another machine
     python examples/benchmarks/goemotions.py --seeds          # only the table, from the runs that are there
 
-Each run is `hf-distill train examples/recipes/goemotions_distilbert.yaml` with a seed; one that is finished is not made
-again. The table gives the mean over seeds and, in brackets, the smallest and the largest value.
+Each run is `hf-distill train examples/recipes/goemotions_distilbert.yaml` with a seed; one that is finished is not
+made again. The table gives the mean over seeds and, in brackets, the smallest and the largest value.
 """
 
 import argparse
