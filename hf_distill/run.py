@@ -97,7 +97,7 @@ def train(
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
     if recipe.push and not ready.args.push_to_hub:
-        trainer.init_hf_repo(private=recipe.push.private)
+        trainer.init_hf_repo()
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
         own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
@@ -143,7 +143,8 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
         OSError: a metric that is not there.
     """
     args = recipes.build_config(recipe, eval_strategy=recipe.train.get("eval_strategy", "epoch"))
-    args.hub_model_id = recipe.push.repo_id if recipe.push else args.hub_model_id
+    if recipe.push is not None:
+        args.hub_model_id, args.hub_private_repo = recipe.push.repo_id, recipe.push.private
     args.label_map = recipe.teacher.label_map or args.label_map
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
@@ -315,13 +316,13 @@ def _write(
 
 def _push(ready: Ready, console: Console) -> str | None:
     """One commit, after everything is on the disk: a push that fails can be made again with `hf-distill push`."""
-    args, spec = ready.args, ready.recipe.push
-    if spec is None and not args.push_to_hub:
+    args = ready.args
+    if ready.recipe.push is None and not args.push_to_hub:
         return None
     url = hub.push(
         args.output_dir,
         args.hub_model_id or Path(args.output_dir).absolute().name,
-        private=spec.private if spec else args.hub_private_repo,
+        private=args.hub_private_repo,
         token=args.hub_token,
         revision=args.hub_revision,
     )

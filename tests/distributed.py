@@ -244,6 +244,8 @@ def main(folder: Path, names: list[str]) -> None:
     results = run_all(Layout(4), folder, names or RUNS)
     if int(dist.get_rank()) == 0:
         torch.save(results, folder / "results.pt")
+    gc.unfreeze()  # what trainers left holds the process group, whose threads would abort the process at its end
+    gc.collect()
     dist.barrier()
     dist.destroy_process_group()
 

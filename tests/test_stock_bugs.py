@@ -148,7 +148,7 @@ def test_the_best_model_at_the_end_is_the_best_model(tmp_path, family):
 # --- DDP is lost by an evaluation before training. Guard: `attachment.forget_evaluation`
 
 TWO_PROCESSES = """
-import json, sys
+import gc, json, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 import torch
@@ -180,8 +180,11 @@ for name, make in {
     trainer.evaluate()
     trainer.train()
     found[name] = apart(trainer.model)
+    del trainer  # its DDP holds the process group, whose threads would abort the process at its end
 if dist.get_rank() == 0:
     (folder / "found.json").write_text(json.dumps(found))
+gc.collect()
+dist.barrier()
 dist.destroy_process_group()
 """
 

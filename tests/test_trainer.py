@@ -415,10 +415,15 @@ def test_a_student_that_was_trained_may_get_adapters(tmp_path: Path) -> None:
 
 
 def dtypes_of(trainer: DistillationTrainer) -> set[torch.dtype]:
-    """Fills with the types that the first projection of the student computes in."""
+    """Fills with the types that student, teacher and projections compute in."""
     seen: set[torch.dtype] = set()
-    module = next(module for name, module in trainer.model.named_modules() if name.endswith("attention.self.query"))
-    module.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    queries = [
+        next(module for name, module in model.named_modules() if name.endswith("attention.self.query"))
+        for model in (trainer.model, trainer.teacher.model)
+    ]
+    projections = [module for module in trainer.objective.modules() if isinstance(module, nn.Linear)]
+    for module in (*queries, *projections):
+        module.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
     return seen
 
 

