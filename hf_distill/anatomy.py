@@ -5,21 +5,21 @@ Everything is asked of the unwrapped model: a PEFT model answers for its base.
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_distill.signals import ModelShape
 from hf_distill.tasks import Task, find_task
 
-RECORDED_SDPA = "sdpa_recorded"
+RECORDED = "_recorded"  # what a recording attention is called after the one that it runs
 SINK = "_hf_distill_sink"
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding", "positions_embed")
 # in configs: lists of block numbers, lists of one value a block that do not say "layer", names derived from the depth
@@ -138,7 +138,11 @@ def describe(model: nn.Module) -> ModelShape:
     """What a loss must know about a model before step 1."""
     base = unwrap(model)
     config = base.config.get_text_config()
-    task = find_task(base)
+    task, blocks = find_task(base), find_blocks(base)
+    width = getattr(config, "hidden_size", 0) or 0
+    heads = getattr(config, "num_attention_heads", 0) if _why_not_recorded(base) is None else 0
+    heads = heads if isinstance(heads, int) else 0  # a list says one a stage, as widths do
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
     if task.per_example or task is Task.TOKENS:
         classes = base.config.num_labels
     elif task is Task.SPAN:
@@ -147,12 +151,51 @@ def describe(model: nn.Module) -> ModelShape:
         classes = 0 if task is Task.EMBEDDING else config.vocab_size
     return ModelShape(
         name=type(base).__name__,
-        layers=len(find_blocks(base)),
-        width=getattr(config, "hidden_size", 0) or 0,
-        heads=(getattr(config, "num_attention_heads", 0) or 0) if _why_not_recorded(base) is None else 0,
+        layers=len(blocks),
+        width=width,
+        heads=heads,
         classes=classes,
-        causal=task is Task.CAUSAL_LM,
+        causal=any(getattr(module, "is_causal", False) for block in blocks for module in block.modules()),
+        key_heads=key_heads if heads and isinstance(key_heads, int) else 0,  # a list says one a block
+        head_width=(getattr(config, "head_dim", None) or width // heads) if heads else 0,
     )
+
+
+def trainable_layers(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The trainable parameters of a model by layer: embeddings, then block by block."""
+    base = unwrap(model)
+    layers = [*([base.get_input_embeddings()] if vocabulary(base) is not None else []), *find_blocks(base)]
+    return [[weight for weight in layer.parameters() if weight.requires_grad] for layer in layers]
+
+
+def find_head(model: nn.Module) -> nn.Linear:
+    """The linear layer that gives a classifier's logits.
+
+    Raises:
+        ValueError: there is none with one output a label.
+    """
+    base = unwrap(model)
+    labels = base.config.num_labels
+    found = [
+        module
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == labels and "original_module" not in name
+    ]
+    if not found:
+        raise ValueError(f"no linear layer of {type(base).__name__} has {labels} outputs: it has no head to look at.")
+    return found[-1]
+
+
+def find_embeddings(model: nn.Module) -> nn.Module:
+    """The table of token embeddings.
+
+    Raises:
+        ValueError: the model reads no tokens.
+    """
+    base = unwrap(model)
+    if vocabulary(base) is None:
+        raise ValueError(f"{type(base).__name__} embeds no tokens, so nothing can be differentiated by them.")
+    return base.get_input_embeddings()
 
 
 def accepted(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +260,7 @@ class AttentionRecord:
     scaling: float | None
     causal: bool
     bias: Tensor | None
+    window: int | None = None
 
     def signal(self, kind: str) -> Tensor:
         """What a signal of that kind is: `attention`, `attention_scores`, `query`, `key` or `value`."""
@@ -238,8 +282,8 @@ class AttentionRecord:
         """Softmax over the keys that the mask leaves, exactly 0 on the others, float32: (batch, heads, query, key)."""
         scores = self.scores()
         mask = self.mask
-        if mask is None and self.causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if mask is None or mask.dim() == 2:  # flash attention is told which keys are padding, and nothing else
+            mask = self._kernel_mask(scores, mask)
         if mask is None:
             return scores.softmax(-1)
         if mask.dtype is not torch.bool:
@@ -247,30 +291,56 @@ class AttentionRecord:
             scores, mask = scores + mask.float().masked_fill(~seen, 0.0), seen
         return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
 
+    def _kernel_mask(self, scores: Tensor, keys: Tensor | None) -> Tensor | None:
+        """What a kernel masks by itself: later keys, those outside of its window, and padding."""
+        mask = None if keys is None else keys[:, None, None, :].bool()
+        if self.causal:
+            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            seen = seen if self.window is None else seen & seen.triu(1 - self.window)
+            mask = seen if mask is None else mask & seen
+        elif self.window is not None:
+            place = torch.arange(scores.shape[-1], device=scores.device)
+            seen = (place[:, None] - place).abs() < self.window
+            mask = seen if mask is None else mask & seen
+        return mask
 
-def _recorded_sdpa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    sink = getattr(module, SINK, None)  # an attribute, so that a compiled block can read it
-    if sink is not None:
-        stated = kwargs.get("is_causal")
-        causal = stated if stated is not None else getattr(module, "is_causal", True)
-        sink.append(
-            AttentionRecord(
-                query,
-                key,
-                value,
-                attention_mask,
-                kwargs.get("scaling"),
-                bool(causal) and query.shape[2] > 1,
-                kwargs.get("position_bias"),
+
+def _recording(attend: Callable[..., Any], windowed: bool) -> Callable[..., Any]:
+    """An attention function that keeps what it was given where somebody looks, and runs another."""
+
+    def recorded(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> Any:
+        sink = getattr(module, SINK, None)  # an attribute, so that a compiled block can read it
+        if sink is not None:
+            stated = kwargs.get("is_causal")
+            causal = stated if stated is not None else getattr(module, "is_causal", True)
+            sink.append(
+                AttentionRecord(
+                    query,
+                    key,
+                    value,
+                    attention_mask,
+                    kwargs.get("scaling"),
+                    bool(causal) and query.shape[2] > 1,
+                    kwargs.get("position_bias"),
+                    kwargs.get("sliding_window") if windowed else None,
+                )
             )
-        )
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return attend(module, query, key, value, attention_mask, **kwargs)
+
+    return recorded
 
 
-AttentionInterface.register(RECORDED_SDPA, _recorded_sdpa)
-AttentionMaskInterface.register(RECORDED_SDPA, sdpa_mask)  # without it padding is ignored in silence
+def recording_name(implementation: str | None) -> str:
+    """The attention that records and otherwise does what `implementation` does: flash attention, else sdpa."""
+    inner = implementation if implementation is not None and "flash" in implementation else "sdpa"
+    name = inner + RECORDED
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, _recording(ALL_ATTENTION_FUNCTIONS[inner], windowed=inner != "sdpa"))
+        # without a mask function padding is ignored in silence
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[inner])
+    return name
 
 
 def attention_configs(model: nn.Module) -> list[PreTrainedConfig]:
@@ -297,9 +367,14 @@ def _why_not_recorded(model: PreTrainedModel) -> str | None:
     return "has no sdpa attention" if capped or not model._supports_sdpa else None
 
 
+def is_checkpointed(block: nn.Module) -> bool:
+    """Whether a block's forward will run again in backward."""
+    return block.training and bool(getattr(block, "gradient_checkpointing", False))
+
+
 def loses_gradients(block: nn.Module) -> bool:
     """Whether a block is checkpointed in the way that cuts what is caught inside of it from the gradient."""
-    if not (block.training and getattr(block, "gradient_checkpointing", False)):
+    if not is_checkpointed(block):
         return False
     arguments = getattr(getattr(block, "_gradient_checkpointing_func", None), "keywords", {})
     return bool(arguments.get("use_reentrant", False))

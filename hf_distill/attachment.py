@@ -26,10 +26,15 @@ def attach(student: nn.Module, objective: nn.Module, device: torch.device) -> No
     student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | hidden  # type: ignore
 
 
-def release(student: nn.Module) -> None:
-    """Takes off what an earlier trainer left on the student: its objective, and accelerate's autocast."""
+def detach(student: nn.Module) -> None:
+    """Takes the objective off, once the training is over."""
     if _attached(student) is not None:
         delattr(student, OBJECTIVE)
+
+
+def release(student: nn.Module) -> None:
+    """Takes off what an earlier trainer left on the student: its objective, and accelerate's autocast."""
+    detach(student)
     _unprepare(student)
 
 
@@ -49,6 +54,23 @@ def detached(student: nn.Module) -> Iterator[None]:
         yield
     finally:
         student.add_module(OBJECTIVE, objective)
+
+
+def check_optimizer(optimizer: Any, objective: nn.Module) -> None:
+    """Refuses an optimizer of the user's own that would leave projections at their random start.
+
+    Raises:
+        ValueError: it does not hold every weight of the objective.
+    """
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    missing = [
+        name for name, weight in objective.named_parameters() if weight.requires_grad and id(weight) not in held
+    ]
+    if missing:
+        raise ValueError(
+            f"the optimizer that was passed does not hold {missing[0]} of the losses, which would stay random. Pass "
+            "optimizer_cls_and_kwargs=(torch.optim.AdamW, {...}) instead, and it is made of all weights."
+        )
 
 
 def split_state(objective: nn.Module, state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -121,6 +143,23 @@ def _unprepare(model: Any) -> None:
         if hasattr(model, "_original_forward"):
             del model._original_forward
             vars(model).pop("forward", None)
+
+
+def restore(student: nn.Module, objective: nn.Module, checkpoint: str, stock: Callable[[], None]) -> None:
+    """From a checkpoint, student first, without the objective, then the objective strictly.
+
+    Args:
+        student: with the objective attached.
+        objective: that one.
+        checkpoint: its folder.
+        stock: loads a student that is no plain transformers model.
+    """
+    with detached(student):
+        if isinstance(student, PreTrainedModel):
+            reload(student, checkpoint)
+        else:
+            stock()
+    load_objective(objective, checkpoint)
 
 
 def reload(model: PreTrainedModel, checkpoint: str) -> None:

@@ -1,15 +1,18 @@
 """Hooks on the needed modules only, armed only inside `with`."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
 from hf_distill import anatomy
 from hf_distill.batch import Batch
+from hf_distill.derivatives import input_gradient
 from hf_distill.signals import EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
 
 ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
@@ -37,22 +40,34 @@ class Capture:
 
     Outside of `with` nothing is hooked and the model is as it was: gradient checkpointing runs blocks again in
     backward, and that must not be recorded. Nothing is switched to eager attention: q, k, v and the mask of the wanted
-    layers are kept while sdpa runs. What a layer says first is kept, whatever runs it again.
+    layers are kept while sdpa or flash attention runs. What a layer says first is kept, whatever runs it again.
+
+    Derivatives by the token embeddings are taken with gradients on, whatever is around; where they are differentiated
+    again, attention runs in the one implementation that has second derivatives, inside of `with` only.
 
     Args:
         model: a transformers model or PEFT wrapper, not wrapped for DDP.
         wanted: the signals; layers counted from 0 or from the end.
+        order: for each label the index of it in the model's own logits; None where that is the same.
 
     Raises:
         ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
-            are checkpointed with `use_reentrant=True`.
+            are checkpointed with `use_reentrant=True`, or checkpointed or compiled where derivatives by the embeddings
+            are differentiated again.
     """
 
-    def __init__(self, model: nn.Module, wanted: Iterable[Signal]) -> None:
+    def __init__(self, model: nn.Module, wanted: Iterable[Signal], order: Tensor | None = None) -> None:
         self.wanted = frozenset(wanted)
         self._name = type(anatomy.unwrap(model)).__name__
-        inside = [signal for signal in self.wanted if signal not in (LOGITS, TASK_LOSS)]
-        blocks = anatomy.find_blocks(model) if inside else []
+        self._order = order
+        kinds = {signal.kind for signal in self.wanted}
+        self._head = anatomy.find_head(model) if "label_embeddings" in kinds else None
+        self._blocks = anatomy.find_blocks(model) if kinds - {"logits", "task_loss"} else []
+        self._embeddings = anatomy.find_embeddings(model) if "input_gradient" in kinds else None
+        self._twice = any(signal.order == 2 for signal in self.wanted)
+        self._contexts = ExitStack()
+        inside = [signal for signal in self.wanted if signal.kind in ("hidden", "pooled", *ATTENTION_KINDS)]
+        blocks = self._blocks if inside else []
         if inside and not blocks:
             raise ValueError(f"no blocks were found in {self._name}: it has no layers to match.")
         self._count = len(blocks)
@@ -71,6 +86,16 @@ class Capture:
                 f"{self._name} is checkpointed with use_reentrant=True: what is caught inside a block would have no "
                 'gradient. Call activation_checkpointing_enable({"use_reentrant": False}).'
             )
+        self._create_graph = torch.is_grad_enabled()
+        if self._embeddings is not None:
+            self._check_second_derivatives()
+            self._contexts.enter_context(torch.enable_grad())
+            if self._create_graph or self._twice:
+                self._contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self._handles.append(self._embeddings.register_forward_hook(self._keep_embedded))
+        if self._head is not None:
+            self._handles.append(self._head.register_forward_pre_hook(self._keep_head_input))
+        self._check_recomputed_attention()
         for place in self._places:
             if place.embeddings:
                 self._handles.append(place.block.register_forward_pre_hook(self._keep_input, with_kwargs=True))
@@ -83,10 +108,36 @@ class Capture:
                     vars(module)[anatomy.SINK] = records
         self._before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
-            config._attn_implementation_internal = anatomy.RECORDED_SDPA
+            config._attn_implementation_internal = anatomy.recording_name(config._attn_implementation_internal)
         return self
 
+    def _check_recomputed_attention(self) -> None:
+        """Backward runs a checkpointed block again, outside of `with`, and must run the same attention."""
+        looked_at = [place for place in self._places if place.attention and anatomy.is_checkpointed(place.block)]
+        if not (torch.is_grad_enabled() and looked_at):
+            return
+        for config in self._configs:
+            runs = config._attn_implementation_internal
+            if not anatomy.recording_name(runs).startswith(str(runs)):
+                raise ValueError(
+                    f"{self._name} runs {runs} attention, which is not recorded, and its blocks are checkpointed. "
+                    'Call set_attn_implementation("sdpa") on it, or turn activation_checkpointing off.'
+                )
+
+    def _check_second_derivatives(self) -> None:
+        if self._create_graph and any(map(anatomy.is_checkpointed, self._blocks)):
+            raise ValueError(
+                f"the activations of {self._name} are checkpointed, and derivatives by the embeddings are "
+                "differentiated again, which checkpoints cannot. Turn activation_checkpointing off."
+            )
+        if self._create_graph and any(block._compiled_call_impl is not None for block in self._blocks):
+            raise ValueError(
+                f"{self._name} is compiled, and derivatives by the embeddings are differentiated again, which "
+                "compiled code cannot. Turn torch_compile off."
+            )
+
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._contexts.close()
         for handle in self._handles:
             handle.remove()
         for config, before in zip(self._configs, self._before, strict=True):
@@ -116,12 +167,19 @@ class Capture:
             layer: record for layers, found in self._records for layer, record in zip(layers, found, strict=False)
         }
         seen = {signal: self._one(signal, outputs, batch, records) for signal in self.wanted}
+        if self._embeddings is not None and not self._create_graph:  # the graph was for the derivatives alone
+            seen = {signal: each.detach() for signal, each in seen.items()}
         self._forget()
         return seen
 
     def _one(self, signal: Signal, outputs: Any, batch: Batch, records: dict[int, anatomy.AttentionRecord]) -> Tensor:
         if signal == LOGITS:
-            return anatomy.logits_of(outputs, batch.task)
+            return self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1)
+        if signal.kind == "input_gradient":
+            logits = self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1)
+            return input_gradient(logits, self._embedded(), batch, signal, self._create_graph)
+        if signal.kind == "label_embeddings":
+            return self._ordered(self._seen_by_labels(), axis=1)
         if signal == TASK_LOSS:
             loss: Tensor = outputs.loss
             return loss
@@ -134,6 +192,21 @@ class Capture:
             return records[layer].signal(signal.kind)  # type: ignore[index]
         hidden = self._seen[layer]
         return hidden if signal.pooling is None else batch.pool(hidden, signal.pooling)
+
+    def _ordered(self, values: Tensor, axis: int) -> Tensor:
+        return values if self._order is None else values.index_select(axis, self._order)
+
+    def _embedded(self) -> Tensor:
+        if self._token_embeddings is None:
+            raise ValueError(f"{self._name} did not embed tokens: give it input_ids, and call it inside `with`.")
+        return self._token_embeddings
+
+    def _seen_by_labels(self) -> Tensor:
+        """What the head's last linear layer multiplies and adds up, label by label: (batch, labels, width)."""
+        entering = self._head_input
+        if entering is None or entering.dim() != 2 or self._head is None:
+            raise ValueError(f"the head of {self._name} does not read one vector an example. Use SoftTargets instead.")
+        return entering[:, None, :] * self._head.weight
 
     def _index(self, signal: Signal) -> Layer:
         """The layer of a signal, counted from 0."""
@@ -149,7 +222,16 @@ class Capture:
 
     def _forget(self) -> None:
         self._seen: dict[Layer, Tensor] = {}
+        self._token_embeddings: Tensor | None = None
+        self._head_input: Tensor | None = None
         self._records: list[tuple[list[int], list[anatomy.AttentionRecord]]] = []
+
+    def _keep_embedded(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._token_embeddings is None:  # an encoder-decoder embeds twice
+            self._token_embeddings = output if output.requires_grad else output.requires_grad_()
+
+    def _keep_head_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._head_input = args[0]
 
     def _keep_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entering = args[0] if args else kwargs["hidden_states"]

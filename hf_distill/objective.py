@@ -4,28 +4,50 @@ It is attached to the student while it trains, so that projections are optimised
 any weight of the student is, and split off again when the student is saved.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from hf_distill.balance import gradient_norms, multipliers
 from hf_distill.batch import Batch
 from hf_distill.losses.base import Loss
+from hf_distill.losses.schedules import weight_at
 from hf_distill.signals import LOGITS, TASK_LOSS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
+
+# what a Trainer logs beside the terms, and what a ModuleDict keeps to itself
+TAKEN = frozenset(
+    {"loss", "grad_norm", "learning_rate", "epoch", "step", "agreement", "items", "keys", "values", "pop", "update"}
+)
 
 
 class Objective(nn.Module):
     """Several losses, each under a name of its own.
 
     Args:
-        losses: at least one; two of one name become `hidden_mse` and `hidden_mse_2`.
+        losses: at least one; two of one name become `hidden_mse` and `hidden_mse_2`. They are copied, so that one list
+            serves several trainers.
+        balance: ``"gradient_norm"`` multiplies the terms so that their gradients on the last layer that all of them
+            reach have the ratios of their weights, whenever `forward` is given layers to measure on.
+
+    Attributes:
+        progress: the share of the training that is done, 0 to 1, for weights that are schedules; the trainer sets it.
 
     Raises:
         ValueError: there is none, one is no loss, or one stands twice.
     """
 
-    def __init__(self, losses: Iterable[Loss]) -> None:
+    def __init__(self, losses: Iterable[Loss], balance: Literal["gradient_norm"] | None = None) -> None:
         super().__init__()
+        if balance not in (None, "gradient_norm"):
+            raise ValueError(f'balance={balance!r} is not known; use "gradient_norm" or leave it out.')
+        if isinstance(losses, Loss):
+            raise ValueError(
+                f"losses is one {type(losses).__name__}; pass a list, losses=[{type(losses).__name__}(...)]."
+            )
         named: dict[str, Loss] = {}
         for loss in losses:
             if not isinstance(loss, Loss):
@@ -35,15 +57,30 @@ class Objective(nn.Module):
             name, number = loss.name, 2
             while name in named:
                 name, number = f"{loss.name}_{number}", number + 1
+            if loss.name in TAKEN:
+                raise ValueError(f"a loss is called {loss.name!r}, which has another meaning in the logs. Rename it.")
             named[name] = loss
         if not named:
             raise ValueError("losses is empty; pass at least one, or None for the task's default.")
-        self.losses = nn.ModuleDict(named)
+        self.losses = nn.ModuleDict(copy.deepcopy(named))
+        self.progress = 0.0
+        self.multipliers: Tensor | None
+        self.register_buffer("multipliers", None if balance is None else torch.ones(len(named)))
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """Sets up every loss; what cannot work is refused here, before step 1."""
         for loss in self:
             loss.setup(student, teacher, task)
+            for mine, theirs in loss.pairs():
+                self._check_width(loss, mine, student)
+                self._check_width(loss, theirs, teacher)
+
+    def _check_width(self, loss: Loss, signal: Signal | None, shape: ModelShape | None) -> None:
+        if signal is not None and shape is not None and signal.kind in ("hidden", "pooled") and not shape.width:
+            raise ValueError(
+                f"{type(loss).__name__} looks at hidden states of tokens or patches, and {shape.name} has none of one "
+                "width. Use losses on logits, such as SoftTargets."
+            )
 
     def __iter__(self) -> Iterator[Loss]:
         return iter(self.losses.values())  # type: ignore[arg-type]
@@ -68,6 +105,38 @@ class Objective(nn.Module):
         """Whether some loss asks for labels."""
         return any(loss.needs_labels for loss in self)
 
-    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms, which add up to the total: {name: scalar}."""
-        return {name: loss.weight * loss(student, teacher, batch) for name, loss in self.losses.items()}
+    @property
+    def changes_weights(self) -> bool:
+        """Whether some weight changes while the student trains."""
+        return self.multipliers is not None or any(callable(loss.weight) for loss in self)
+
+    def weights(self) -> dict[str, float]:
+        """What each term is multiplied by now: {name: weight}."""
+        found = {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]
+        if self.multipliers is None:
+            return found
+        return {name: weight * by for (name, weight), by in zip(found.items(), self.multipliers.tolist(), strict=True)}
+
+    def forward(
+        self,
+        student: Signals,
+        teacher: Signals,
+        batch: Batch,
+        layers: Sequence[Iterable[nn.Parameter]] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms, which add up to the total: {name: scalar}.
+
+        Args:
+            student: what was seen of the student.
+            teacher: what was seen of the teacher.
+            batch: knows what counts.
+            layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
+        """
+        weights = {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]
+        terms = {name: weights[name] * loss(student, teacher, batch) for name, loss in self.losses.items()}
+        if self.multipliers is None:
+            return terms
+        if layers is not None:
+            norms = batch.mean_over_processes(gradient_norms(terms, layers))
+            self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
+        return {name: term * by for (name, term), by in zip(terms.items(), self.multipliers.clone(), strict=True)}

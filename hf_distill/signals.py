@@ -15,6 +15,7 @@ from torch import Tensor
 EMBEDDINGS: Literal["embeddings"] = "embeddings"
 Layer = int | Literal["embeddings"]
 Pooling = Literal["first", "last", "mean"]
+Direction = int | Literal["loss"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,19 @@ class Signal:
         kind: what it is, for example ``"hidden"``.
         layer: the block, counted from 0, negative from the end; ``EMBEDDINGS`` for what enters block 0.
         pooling: how tokens become one vector, for ``pooled`` only.
+        direction: along what is differentiated, for ``input_gradient`` only.
+        order: how often, for ``input_gradient`` only.
     """
 
     kind: str
     layer: Layer | None = None
     pooling: Pooling | None = None
+    direction: Direction | None = None
+    order: int | None = None
 
     def __str__(self) -> str:
-        inside = ", ".join(str(part) for part in (self.layer, self.pooling) if part is not None)
+        parts = (self.layer, self.pooling, self.direction, self.order)
+        inside = ", ".join(str(part) for part in parts if part is not None)
         return f"{self.kind}({inside})" if inside else self.kind
 
 
@@ -77,6 +83,22 @@ def value(layer: int) -> Signal:
     return Signal("value", layer)
 
 
+def label_embeddings() -> Signal:
+    """What each label sees of an example: the head's input times the label's weights. (batch, labels, width)."""
+    return Signal("label_embeddings")
+
+
+def input_gradient(direction: Direction = "loss", order: int = 1) -> Signal:
+    """Derivative of the answer by the token embeddings. (batch, tokens, width), with its own graph in the student.
+
+    Args:
+        direction: ``"loss"`` differentiates the labels' loss, summed over the examples; a number the projection of the
+            logits on that random unit vector, which is the same for both models and another one in every step.
+        order: 2 differentiates the first derivative's projection on a random unit vector of the embedding space.
+    """
+    return Signal("input_gradient", direction=direction, order=order)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """What a loss must know about a model before step 1, with no need to know the model.
@@ -88,6 +110,8 @@ class ModelShape:
         heads: attention heads, 0 where the model has none that can be recorded.
         classes: size of the last axis of the logits, 0 without a head.
         causal: whether a position sees only what is before it.
+        key_heads: heads of keys and values, fewer than `heads` where queries share them.
+        head_width: size of one head.
     """
 
     name: str
@@ -96,3 +120,5 @@ class ModelShape:
     heads: int
     classes: int
     causal: bool = False
+    key_heads: int = 0
+    head_width: int = 0

@@ -46,10 +46,13 @@ _BY_NAME = (
     ("ForMaskedLM", Task.MASKED_LM),
     ("ForPreTraining", Task.MASKED_LM),
     ("ForCausalLM", Task.CAUSAL_LM),
+    ("WithLMHeadModel", Task.MASKED_LM),
     ("LMHeadModel", Task.CAUSAL_LM),
     ("ForConditionalGeneration", Task.SEQ2SEQ),
     ("ForSpeechSeq2Seq", Task.SEQ2SEQ),
 )
+_UNKNOWN = ("ElectraForPreTraining", "Wav2Vec2ForAudioFrameClassification")  # no row of classes an example or token
+_HEADLESS = ("Model", "Encoder", "Backbone", "Transformer")
 
 
 def find_task(model: Any) -> Task:
@@ -63,8 +66,15 @@ def find_task(model: Any) -> Task:
 
     Returns:
         The task; `Task.EMBEDDING` for a model without a head.
+
+    Raises:
+        ValueError: the model has a head of a kind that is not known here.
     """
-    for name in (cls.__name__ for cls in type(model).__mro__):
+    names = [cls.__name__ for cls in type(model).__mro__]
+    names = names[: next((i for i, name in enumerate(names) if name.endswith("PreTrainedModel")), len(names))]
+    for name in names:
+        if name in _UNKNOWN:
+            break
         if name.endswith("Classification") and "Token" not in name:
             return _classification(model.config)
         if name.endswith("ForConditionalGeneration") and not getattr(model.config, "is_encoder_decoder", False):
@@ -72,7 +82,13 @@ def find_task(model: Any) -> Task:
         for ending, task in _BY_NAME:
             if name.endswith(ending):
                 return task
-    return Task.EMBEDDING
+        if name.endswith(_HEADLESS):
+            return Task.EMBEDDING
+    raise ValueError(
+        f"{type(model).__name__} has a head of a kind that is not known here. Make the class from one of "
+        "transformers' heads (...ForSequenceClassification, ...ForTokenClassification, ...ForCausalLM, ...), or pass "
+        "model.base_model to compare hidden states alone."
+    )
 
 
 def _classification(config: Any) -> Task:

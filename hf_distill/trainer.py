@@ -1,10 +1,7 @@
 """`DistillationTrainer`: the flow, and nothing else."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import fields
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,21 +12,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_distill import anatomy, attachment, checks, hub, students
+from hf_distill import anatomy, attachment, checks, own_rows, students
 from hf_distill.batch import Batch, count_step
-from hf_distill.capture import Capture
 from hf_distill.card import CardFacts, render
-from hf_distill.config import DistillationConfig
+from hf_distill.config import DistillationConfig, take_over
+from hf_distill.hub.publishing import Publication
 from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.losses.hidden_cosine import HiddenCosine
-from hf_distill.objective import Objective
+from hf_distill.pairing import check_student, pair
 from hf_distill.signals import LOGITS, Signals
-from hf_distill.tasks import PROBLEM_TYPES, Task, agreement, find_task
-from hf_distill.teachers import ModelTeacher, Teacher
-from hf_distill.teachers import load as load_teacher
+from hf_distill.tasks import Task
+from hf_distill.teachers import Teacher
+from hf_distill.teachers.given import as_teacher, model_inside
 from hf_distill.teachers.model import tokenizer_beside
-
-logger = logging.getLogger(__name__)
+from hf_distill.terms import EvaluatedTerms, TrainedTerms
+from hf_distill.training_facts import training_facts
 
 
 class DistillationTrainer(Trainer):
@@ -55,7 +52,7 @@ class DistillationTrainer(Trainer):
         ValueError: what cannot work, before step 1; the message names what was found and the call that cures it.
     """
 
-    loss_is_scaled_for_ga = True  # `Batch.mean` divides by the whole step, once and for every loss
+    loss_is_scaled_for_ga = False  # so that the Trainer treats a subclass's own term as it does everywhere
 
     def __init__(
         self,
@@ -69,29 +66,31 @@ class DistillationTrainer(Trainer):
     ) -> None:
         if trainer_kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func sees no teacher. Pass a Loss in losses, or override compute_loss.")
-        args = _own_arguments(args)
-        self.teacher = _as_teacher(teacher, args)
-        self._losses = None if losses is None else list(losses)
+        args = take_over(args)
+        self.teacher = as_teacher(teacher, args.label_map)
+        self._losses = losses if losses is None or isinstance(losses, Loss) else list(losses)
         self._peft_config = peft_config
         self._processing_class = trainer_kwargs.get("processing_class")
-        self._terms: dict[str, Tensor] = {}
-        self._terms_since = 0
-        self._teacher_finite: Tensor | bool = True
-        self._evaluated: list[Tensor] = []
+        self._trained, self._evaluated = TrainedTerms(), EvaluatedTerms()
+        self._noted: TrainedTerms | EvaluatedTerms | None = None  # where terms go now
+        self._counts: Mapping[str, Tensor] | None = None  # what the optimizer step under way holds
+        self._balance_now = False
         self._taught_until = 0
         self._grad_norm: Any = None
         self._in_checkpoint = False
-        self._unpushed: str | None = None
+        self._publication = Publication(args)
         self.card_facts: CardFacts | None = None
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)  # projections are random
         if isinstance(model, str):
-            model = students.load(model, like=_teacher_model(self.teacher, model))
+            model = students.load(model, like=model_inside(self.teacher, model))
             self._processing_class = self._processing_class or tokenizer_beside(model, local_files_only=False)
             trainer_kwargs["processing_class"] = self._processing_class
         if model is not None:
             model = self._make_student(model, args)
         super().__init__(model=model, args=args, **trainer_kwargs)
         self.model_accepts_loss_kwargs = False
+        if self.optimizer is not None:
+            attachment.check_optimizer(self.optimizer, self.objective)
 
     # What a subclass may change
 
@@ -114,43 +113,47 @@ class DistillationTrainer(Trainer):
             model: the student as it is wrapped (DDP, FSDP); its forward is called once.
             inputs: one micro-batch, labels included.
             return_outputs: whether to return the outputs too.
-            num_items_in_batch: what the whole optimizer step holds, from `get_batch_samples`; None in evaluation.
+            num_items_in_batch: what the whole optimizer step holds, from `get_batch_samples`; need not be passed on.
 
         Returns:
-            The loss, this micro-batch's share of the step's mean; with `return_outputs` also `{"logits": ...}`.
+            The loss; with `return_outputs` also `{"logits": ...}`, detached. In training it is this micro-batch's
+            share of the step's mean times the number of micro-batches, by which the Trainer divides, so that a
+            subclass may add a mean of its own.
         """
-        counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else None
-        batch = Batch(inputs, self.task, counts, self.args.world_size if counts else 1)
+        counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else self._counts
+        processes = self.args.world_size if counts else 1
+        batch = Batch(inputs, self.task, counts, processes, self.state.global_step, self._causal)
         with self.accelerator.autocast():
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)
-        self._note(outputs["terms"], outputs["logits"], teacher.get(LOGITS), batch)
-        return (outputs["loss"], {"logits": outputs["logits"]}) if return_outputs else outputs["loss"]
+        if self._noted is not None:
+            self._noted.add(batch, outputs["terms"], outputs["logits"], teacher.get(LOGITS))
+        loss = outputs["loss"] if self._counts is None else outputs["loss"] * self.current_gradient_accumulation_steps
+        return (loss, {"logits": outputs["logits"]}) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """As in the Trainer; what the step holds is kept for `compute_loss`."""
+        self._counts, self._noted = num_items_in_batch, self._trained
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._counts = self._noted = None
 
     # The student and what is attached to it while it trains
 
     def _make_student(self, student: nn.Module, args: DistillationConfig) -> nn.Module:
         """Checks the pair, and attaches the objective: before the Trainer sees the model, so that it is part of it."""
-        if not isinstance(anatomy.unwrap(student), PreTrainedModel):
-            raise ValueError(
-                f"the student is a {type(student).__name__}; it must be a PreTrainedModel or a PeftModel."
-            )
-        teacher = self.teacher.model
-        if teacher is not None:
-            _adopt_labels(anatomy.unwrap(student), anatomy.unwrap(teacher))
+        check_student(student)
         attachment.release(anatomy.unwrap(student))
         attachment.release(student)
         if self._peft_config is not None:
             from peft import get_peft_model
 
             student = get_peft_model(student, self._peft_config)
-        self.task = find_task(anatomy.unwrap(student))
-        self.objective = Objective(self.losses_for(self.task) if self._losses is None else self._losses)
-        self.objective.setup(anatomy.describe(student), self.teacher.shape, self.task)
-        head = set() if self.task is Task.EMBEDDING else {LOGITS}
-        wanted = self.objective.wanted_of_teacher | (head if teacher is not None else set())
-        self.teacher.prepare(student, frozenset(wanted), args.device, self._processing_class)
-        self._capture = Capture(student, self.objective.wanted_of_student | head)
+        own = self._losses
+        losses_for = self.losses_for if own is None else lambda task: own
+        made = pair(student, self.teacher, losses_for, args, self._processing_class)
+        self.task, self.objective, self._capture, self._causal = made.task, made.objective, made.capture, made.causal
         attachment.attach(student, self.objective, args.device)
         return student
 
@@ -169,7 +172,9 @@ class DistillationTrainer(Trainer):
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
             with self.accelerator.autocast():
-                terms = self.objective(seen, teacher, batch)
+                layers = anatomy.trainable_layers(student) if self._balance_now else None
+                self._balance_now = False
+                terms = self.objective(seen, teacher, batch, layers)
             logits = seen.get(LOGITS)
             return {
                 "loss": torch.stack(list(terms.values())).sum(),
@@ -190,13 +195,12 @@ class DistillationTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.model_wrapped is self.model:
             attachment.forget_evaluation(self.model, self.accelerator)
-        if self.model.objective is not self.objective:  # another trainer had the student since
-            attachment.attach(self.model, self.objective, self.args.device)
+        attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
             for block in anatomy.find_blocks(self.model):
                 if block._compiled_call_impl is None:
                     block.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        self._terms, self._terms_since = {}, self.state.global_step
+        self._trained.restart(self.state.global_step)
         self._taught_until, self._grad_norm = self.state.global_step, None
         return super()._prepare_for_training(*args, **kwargs)
 
@@ -207,28 +211,19 @@ class DistillationTrainer(Trainer):
         samples = list(islice(epoch_iterator, num_batches))
         if not samples:
             return samples, None
-        return samples, count_step([self._prepare_inputs(each) for each in samples], self.task, self.args.world_size)
-
-    def _note(self, terms: Mapping[str, Tensor], logits: Any, teacher_logits: Any, batch: Batch) -> None:
-        if self.model.training:
-            for name, term in terms.items():
-                self._terms[name] = self._terms[name] + term if name in self._terms else term
-            if teacher_logits is not None:
-                self._teacher_finite = self._teacher_finite & teacher_logits.isfinite().all()
-            return
-        sums = torch.stack([*terms.values(), torch.ones_like(next(iter(terms.values())))]).float() * batch.rows
-        if logits is not None and teacher_logits is not None and self.task is not Task.REGRESSION:
-            agreed = batch.per_example(agreement(batch.align(logits), batch.align(teacher_logits), self.task))
-            sums = torch.cat([sums, agreed.sum(0).to(sums)])
-        self._evaluated.append(sums)
+        step, args = self.state.global_step, self.args
+        self.objective.progress = step / max(self.state.max_steps, 1)
+        self._balance_now = args.balance is not None and step % args.balance_every == 0
+        inputs = [self._prepare_inputs(each) for each in samples]
+        return samples, count_step(inputs, self.task, args.world_size, self._causal)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
-        if "loss" in logs and self._terms:
-            steps = max(self.state.global_step - self._terms_since, 1)
-            means = self.accelerator.reduce(torch.stack(list(self._terms.values())), "mean") / steps
-            logs = {**logs, **dict(zip(self._terms, means.tolist(), strict=True))}
-            self._terms, self._terms_since = {}, self.state.global_step
+        if "loss" in logs:
+            means = self._trained.take(self.state.global_step, lambda sums: self.accelerator.reduce(sums, "mean"))
+            logs = {**logs, **means}
+            if self.objective.changes_weights:
+                logs |= {f"{name}_weight": weight for name, weight in self.objective.weights().items()}
         super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
@@ -243,23 +238,13 @@ class DistillationTrainer(Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self._check_finite()
-        return super()._finalize_training(*args, **kwargs)
+        result = super()._finalize_training(*args, **kwargs)
+        attachment.detach(self.model)
+        return result
 
     def _check_finite(self) -> None:
-        step, grad_norm = self.state.global_step, self._grad_norm
-        if not self._teacher_finite:
-            raise FloatingPointError(
-                f"the teacher's logits are not finite by step {step}. Load it in float32, or check its weights."
-            )
-        broken = [name for name, term in self._terms.items() if not term.isfinite()]
         scaled = self.accelerator.scaler is not None  # float16 skips a step whose gradient overflows
-        if not broken and not scaled and grad_norm is not None and not torch.as_tensor(grad_norm).isfinite():
-            broken = ["the gradient of the loss"]
-        if broken:
-            raise FloatingPointError(
-                f"{', '.join(broken)} is not finite by step {step}; nothing was saved since. Lower learning_rate "
-                "or the weight of that loss, or train in float32 or bfloat16."
-            )
+        self._trained.check_finite(self.state.global_step, None if scaled else self._grad_norm)
 
     # Evaluation
 
@@ -285,33 +270,25 @@ class DistillationTrainer(Trainer):
 
     def _evaluate_own_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Loss and logits, without the rows that fill up the last batch of several processes and count twice."""
-        rows, loader = Batch(inputs, self.task).rows, self.accelerator.gradient_state
-        own = rows
-        if self.args.world_size > 1 and loader.end_of_dataloader and loader.remainder > 0:
-            own = min(max(loader.remainder - rows * self.args.process_index, 0), rows)
-        if 0 < own < rows:
-            inputs = {name: value[:own] if _is_rows(value, rows) else value for name, value in inputs.items()}
-        loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        logits = outputs["logits"]
-        if own == 0 and self._evaluated:
-            self._evaluated[-1].zero_()
-        elif own < rows and logits is not None:  # every process hands over equally many; the Trainer drops the rest
-            logits = torch.cat([logits, logits.new_zeros(rows - own, *logits.shape[1:])])
-        return loss, logits
+        rows = Batch(inputs, self.task).rows
+        own = own_rows.count(rows, self.accelerator)
+        loss, outputs = self.compute_loss(model, own_rows.cut(inputs, rows, own), return_outputs=True)
+        if own == 0:
+            self._evaluated.drop_last()
+        return loss, own_rows.fill(outputs["logits"], rows, own)
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer, with every term and the agreement with the teacher among the metrics."""
-        self._evaluated = []
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._evaluated = self._noted = EvaluatedTerms()
+        self.objective.eval()  # with the student, also where it is not attached
+        try:
+            output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            self._noted = None
         prefix = kwargs.get("metric_key_prefix") or (args[2] if len(args) > 2 else "eval")
-        if self._evaluated:
-            sums = self.accelerator.reduce(torch.stack(self._evaluated).double().sum(0))
-            names = list(self.objective.losses)
-            means = (sums / sums[len(names)]).tolist()
-            output.metrics.update({f"{prefix}_{name}": mean for name, mean in zip(names, means, strict=False)})
-            if len(sums) > len(names) + 1:
-                output.metrics[f"{prefix}_agreement"] = float(sums[-2] / sums[-1].clamp(min=1))
-        self._evaluated = []
+        means = self._evaluated.means(self.objective.losses, self.accelerator.reduce)
+        output.metrics.update({f"{prefix}_{name}": mean for name, mean in means.items()})
+        self._evaluated = EvaluatedTerms()
         return output
 
     # Data
@@ -368,13 +345,8 @@ class DistillationTrainer(Trainer):
         """Student first, without the objective, then the objective strictly."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # sharded as one module, objective included
             stock()
-            return
-        with attachment.detached(self.model):
-            if isinstance(self.model, PreTrainedModel):
-                attachment.reload(self.model, checkpoint)
-            else:
-                stock()
-        attachment.load_objective(self.objective, checkpoint)
+        else:
+            attachment.restore(self.model, self.objective, checkpoint, stock)
 
     # The Hub
 
@@ -386,40 +358,12 @@ class DistillationTrainer(Trainer):
 
     def own_facts(self) -> CardFacts:
         """What this trainer knows for a card: labels, losses, settings, versions. `run` adds what it measured."""
-        student, args = anatomy.unwrap(self.model), self.args
-        shape, names = anatomy.describe(student), anatomy.named_labels(student)
-        steps_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return CardFacts(
-            task=str(self.task),
-            student=f"{type(student).__name__}, {shape.layers} layers, width {shape.width}",
-            teacher=None if self.teacher.model is None else anatomy.unwrap(self.teacher.model).name_or_path or None,
-            losses=[
-                {"name": type(loss).__name__, "weight": loss.weight, "config": loss.config, "citation": loss.citation}
-                for loss in self.objective
-            ],
-            labels=[names[index] for index in sorted(names)] if names else [],
-            train_split="train",
-            train_rows=len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
-            steps=self.state.global_step,
-            epochs=self.state.epoch,
-            batch_size=steps_size,
-            learning_rate=args.learning_rate,
-            precision=self.accelerator.mixed_precision if self.accelerator.mixed_precision != "no" else "float32",
-            seed=args.seed,
-            device=args.device.type,
-            versions={name: version(name) for name in ("hf-distill", "transformers", "torch", "datasets")},
-        )
+        return training_facts(self)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Makes the repository before step 1, so that a token that may not write is not found out after the last."""
         if self.is_world_process_zero():
-            private = self.args.hub_private_repo if private is None else private
-            name, token = self._repository_name, token or self.args.hub_token
-            self.hub_model_id = hub.make_repository(name, private=private, token=token)
-
-    @property
-    def _repository_name(self) -> str:
-        return self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            self.hub_model_id = self._publication.make_repository(token, private)
 
     def push_to_hub(
         self,
@@ -443,90 +387,12 @@ class DistillationTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card()
-        return self._push(self.args.output_dir, commit_message, token, **kwargs)
+        return self._publication.push(self.args.output_dir, commit_message, token, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero() and self.args.hub_strategy != "end":
             self.create_model_card()
-            (Path(checkpoint_folder) / "README.md").write_bytes(
-                (Path(self.args.output_dir) / "README.md").read_bytes()
-            )
-            self._unpushed = None
-            try:
-                self._push(checkpoint_folder, f"Training in progress, step {self.state.global_step}", None)
-            except hub.HubError as error:  # the Hub may be back at the next save: a fault of its own ends no training
-                self._unpushed = f"{checkpoint_folder} is saved and not on the Hub: {error}"
-                logger.warning(self._unpushed)
+            self._publication.push_checkpoint(checkpoint_folder, self.state.global_step)
 
     def _finish_current_push(self) -> None:
-        if self._unpushed:
-            raise hub.HubError(self._unpushed)
-
-    def _push(
-        self,
-        folder: str,
-        message: str | None,
-        token: str | None,
-        revision: str | None = None,
-        private: bool | None = None,
-    ) -> str:
-        return hub.push(
-            folder,
-            self._repository_name,
-            private=self.args.hub_private_repo if private is None else private,
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            commit_message=message or "End of training",
-        )
-
-
-def _is_rows(value: Any, rows: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
-
-
-def _own_arguments(args: TrainingArguments | None) -> DistillationConfig:
-    if args is None:
-        args = DistillationConfig("distilled")
-    if not isinstance(args, DistillationConfig):
-        known = {f.name for f in fields(DistillationConfig) if f.init} - {"logging_nan_inf_filter"}
-        others = [f for f in fields(args) if f.init and f.name not in known | {"logging_nan_inf_filter"}]
-        if ignored := [f.name for f in others if getattr(args, f.name) != f.default]:
-            logger.warning("%s of %s: does nothing here.", ", ".join(ignored), type(args).__name__)
-        args = DistillationConfig(**{f.name: getattr(args, f.name) for f in fields(args) if f.name in known})
-    if args.n_gpu > 1:
-        logger.warning(
-            "%d GPUs in one process: only the first is used. Start with torchrun or accelerate launch.", args.n_gpu
-        )
-        args._n_gpu = 1
-    return args
-
-
-def _as_teacher(teacher: Any, args: DistillationConfig) -> Teacher:
-    if teacher is None:
-        raise ValueError(
-            "no teacher. Pass teacher=, a model in eval mode, a model id, or a hf_distill.teachers.Teacher."
-        )
-    if isinstance(teacher, Teacher):
-        return teacher
-    if isinstance(teacher, str):
-        teacher = load_teacher(teacher)
-    return ModelTeacher(teacher, label_map=args.label_map)
-
-
-def _teacher_model(teacher: Teacher, student: str) -> nn.Module:
-    if teacher.model is None:
-        raise ValueError(
-            f"the student {student!r} cannot be loaded by id: this teacher has no head to copy. Load it first."
-        )
-    return teacher.model
-
-
-def _adopt_labels(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """A student whose labels nobody named gets the teacher's names and problem type; they are the same head."""
-    if student.config.num_labels != teacher.config.num_labels:
-        return
-    if anatomy.named_labels(student) is None and anatomy.named_labels(teacher) is not None:
-        student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
-    task = find_task(teacher)
-    if student.config.problem_type is None and find_task(student).per_example and task in PROBLEM_TYPES:
-        student.config.problem_type = PROBLEM_TYPES[task]
+        self._publication.finish()

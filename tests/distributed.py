@@ -22,15 +22,28 @@ from transformers import PreTrainedModel, PrinterCallback
 from transformers.utils import logging
 
 from hf_distill import DistillationConfig, DistillationTrainer, anatomy
-from hf_distill.losses import CATALOGUE, AttentionKL, HiddenMSE, Loss, RKDDistance, SoftTargets, TaskLoss
+from hf_distill.losses import (
+    CATALOGUE,
+    AttentionKL,
+    AttentionMSE,
+    HiddenCosine,
+    HiddenMSE,
+    Loss,
+    RKDAngle,
+    RKDDistance,
+    SoftTargets,
+    TaskLoss,
+)
+from hf_distill.tasks import find_task
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
+TOGETHER = (TaskLoss, SoftTargets, HiddenMSE, HiddenCosine, AttentionKL, AttentionMSE, RKDDistance, RKDAngle)
 ALL_LOSSES = [loss for group in CATALOGUE.values() for loss in group]
-RELATIONAL = CATALOGUE["relations between examples"]
 HEADS = {
     "labels": ("ForSequenceClassification", {"problem_type": "multi_label_classification"}),
+    "one label": ("ForSequenceClassification", {"problem_type": "single_label_classification"}),
     "tokens": ("ForTokenClassification", {}),
 }
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
@@ -47,6 +60,32 @@ def student(head: str = "labels", **fields: Any) -> PreTrainedModel:
     return teacher(head, **{**smaller, **fields})
 
 
+def made(loss: type[Loss]) -> Loss:
+    """With a weight that brings its gradient to the size of the others': rounding grows with it."""
+    return loss(
+        weight={"DecoupledKL": 0.02, "LabelEmbeddings": 0.01, "AttentionTransfer": 100.0}.get(loss.__name__, 0.7)
+    )
+
+
+def student_for(loss: type[Loss], head: str) -> PreTrainedModel | None:
+    """A student that the loss takes with its defaults, narrower than the teacher if it can; None if it takes none."""
+    for fields in ({}, {"hidden_size": teacher(head).config.hidden_size}):
+        model = student(head, **fields)
+        try:
+            loss().setup(anatomy.describe(model), anatomy.describe(teacher(head)), find_task(model))
+        except ValueError:
+            continue
+        return model
+    return None
+
+
+def heads_of(loss: type[Loss]) -> list[str]:
+    """The heads that a loss is tried on: several labels and tokens, or one label where it takes none of several."""
+    taken = [head for head in HEADS if student_for(loss, head) is not None]
+    assert taken, loss
+    return [head for head in taken if head != "one label" or "labels" not in taken]
+
+
 def rows(number: int, head: str = "labels", seed: int = 0) -> Dataset:
     """Ragged rows, some of whose labels are ignored."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,6 +96,9 @@ def rows(number: int, head: str = "labels", seed: int = 0) -> Dataset:
     if head == "labels":
         labels = [torch.randint(0, 2, (LABELS,), generator=generator).float() for _ in ids]
         labels[1] = torch.full((LABELS,), -100.0)
+    elif head == "one label":
+        labels = [torch.randint(0, LABELS, (), generator=generator) for _ in ids]
+        labels[1] = torch.tensor(-100)
     else:
         labels = [torch.randint(0, LABELS, each.shape, generator=generator) for each in ids]
         for each in labels[::3]:
@@ -70,9 +112,8 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
     def padded(values: list[Any], filling: int) -> list[Any]:
         return values + [filling] * (longest - len(values))
 
-    per_token = len(examples[0]["labels"]) == len(examples[0]["input_ids"]) and isinstance(
-        examples[0]["labels"][0], int
-    )
+    first = examples[0]["labels"]
+    per_token = isinstance(first, list) and isinstance(first[0], int)
     return {
         "input_ids": torch.tensor([padded(each["input_ids"], 0) for each in examples]),
         "attention_mask": torch.tensor([padded([1] * len(each["input_ids"]), 0) for each in examples]),
@@ -112,8 +153,9 @@ def trainer_of(
 
 
 def weights_of(trainer: DistillationTrainer) -> dict[str, Tensor]:
-    """Everything that is trained: the student, and the objective attached to it."""
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+    """Everything that is trained: the student, and the objective, attached to it or not."""
+    objective = {f"objective.{name}": value for name, value in trainer.objective.state_dict().items()}
+    return {name: value.detach().clone() for name, value in {**trainer.model.state_dict(), **objective}.items()}
 
 
 def outcome(trainer: DistillationTrainer, **more: Any) -> dict[str, Any]:
@@ -137,7 +179,7 @@ class Layout:
 
 def one_loss(loss: type[Loss], head: str) -> Callable[[Layout, Path], dict[str, Any]]:
     def run(layout: Layout, folder: Path) -> dict[str, Any]:
-        trainer = trainer_of(folder, [loss(weight=0.7)], head=head, **layout.settings)
+        trainer = trainer_of(folder, [made(loss)], student_for(loss, head), head=head, **layout.settings)
         trainer.train()
         return outcome(trainer)
 
@@ -145,8 +187,9 @@ def one_loss(loss: type[Loss], head: str) -> Callable[[Layout, Path], dict[str, 
 
 
 def together(layout: Layout, folder: Path) -> dict[str, Any]:
-    """All losses at once, the student evaluated before it is trained, and a prediction afterwards."""
-    trainer = trainer_of(folder, [loss(weight=0.3) for loss in ALL_LOSSES], eval_strategy="epoch", **layout.settings)
+    """One loss of each kind, the student evaluated before it is trained, and a prediction afterwards."""
+    losses = [loss(weight=0.3) for loss in TOGETHER]
+    trainer = trainer_of(folder, losses, eval_strategy="epoch", **layout.settings)
     before = trainer.evaluate()
     trainer.train()
     predicted = trainer.predict(rows(14, seed=6))
@@ -231,7 +274,7 @@ def resumed(layout: Layout, folder: Path) -> dict[str, Any]:
 
 
 RUNS: dict[str, Callable[[Layout, Path], dict[str, Any]]] = {
-    **{f"{loss.__name__}-{head}": one_loss(loss, head) for loss in ALL_LOSSES for head in HEADS},
+    **{f"{loss.__name__}-{head}": one_loss(loss, head) for loss in ALL_LOSSES for head in heads_of(loss)},
     **{run.__name__: run for run in (together, everything, half_precision, features_only, again, resumed)},
 }
 

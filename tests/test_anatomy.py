@@ -9,7 +9,9 @@ from torch import nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from hf_distill import anatomy
-from hf_distill.signals import ModelShape
+from hf_distill.batch import Batch
+from hf_distill.capture import Capture
+from hf_distill.signals import ModelShape, key, query, value
 from hf_distill.tasks import Task
 
 # family: (class of a block, path of the list of blocks, longest sequence)
@@ -87,9 +89,32 @@ def test_describe_says_what_a_loss_must_know() -> None:
     ):
         labels = {"num_labels": LABELS} if "Classification" in head else {}
         model = tiny(family, head, **labels)
-        assert anatomy.describe(model) == ModelShape(type(model).__name__, LAYERS, WIDTH, HEADS, classes)
+        heads = {"key_heads": HEADS, "head_width": WIDTH // HEADS}
+        assert anatomy.describe(model) == ModelShape(type(model).__name__, LAYERS, WIDTH, HEADS, classes, **heads)
     assert anatomy.describe(tiny("llama", "ForCausalLM")).causal
     assert anatomy.describe(tiny("gpt2", "LMHeadModel")).classes == VOCABULARY
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_and_their_width_are_those_of_the_recorded_queries_and_keys(family: str) -> None:
+    fields = {"head_dim": 16} if family in ("llama", "qwen3") else {"d_kv": 16} if family == "t5" else {}
+    model = tiny(family, **fields)  # heads x their width need not be the width
+    shape = anatomy.describe(model)
+    if not shape.heads:
+        assert (family, shape.key_heads, shape.head_width) == ("deberta_v2", 0, 0)
+        return
+    inputs = inputs_of(model) | ({"decoder_input_ids": torch.full((3, 2), 3)} if family in ("t5", "bart") else {})
+    task = Task.EMBEDDING
+    with torch.no_grad(), Capture(model, {query(0), key(0), value(0)}) as capture:
+        seen = capture.take(model(**inputs), Batch(inputs, task))
+    for signal, heads in ((query(0), shape.heads), (key(0), shape.key_heads), (value(0), shape.key_heads)):
+        assert (seen[signal].shape[1], seen[signal].shape[3]) == (heads, shape.head_width)
+
+
+def test_a_number_of_key_heads_for_each_block_is_none_for_all() -> None:
+    model = tiny("llama")
+    vars(model.config)["num_key_value_heads"] = [2, 2, 4, 4]  # as configs of remote code say it
+    assert anatomy.describe(model).key_heads == 0
 
 
 def test_heads_are_0_where_attention_cannot_be_recorded() -> None:

@@ -17,24 +17,31 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks"}
 LOSSES = WORDS | {"batch", "losses"}
-MODELS = WORDS | {"batch", "anatomy", "capture", "checks"}
+MODELS = WORDS | {"batch", "derivatives", "anatomy", "capture", "checks"}
 # none of these knows the trainer
-FACTS = {"metrics", "report", "card", "hub", "data", "config", "recipe", "yaml_lines", "evaluation", "progress"}
-BELOW_TRAINER = LOSSES | MODELS | FACTS | {"objective", "teachers", "students", "augment", "attachment"}
+FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
+ROUND_THE_TRAINER = {"attachment", "pairing", "terms", "own_rows", "training_facts"}
+BELOW_TRAINER = (
+    LOSSES | MODELS | FACTS | ROUND_THE_TRAINER | {"balance", "objective", "teachers", "students", "augment"}
+)
 MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
     "batch": WORDS,
     "losses": LOSSES,
-    "objective": LOSSES,
+    "balance": set(),
+    "objective": LOSSES | {"balance"},
+    "derivatives": WORDS | {"batch"},
     "anatomy": WORDS,
-    "capture": WORDS | {"anatomy", "batch"},
+    "capture": WORDS | {"anatomy", "batch", "derivatives"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
     "teachers": MODELS,
     "students": MODELS,
     "augment": MODELS | {"teachers"},
-    **dict.fromkeys(FACTS, BELOW_TRAINER),
+    "terms": WORDS | {"batch"},
+    "own_rows": set(),
+    **dict.fromkeys(FACTS | {"training_facts", "pairing"}, BELOW_TRAINER),
     "trainer": BELOW_TRAINER,
     "run": BELOW_TRAINER | {"trainer"},
     "schemes": BELOW_TRAINER | {"trainer", "run"},
@@ -93,15 +100,15 @@ def upward_imports(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 def minus_one_hundred(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The ignored label is `batch.IGNORED` everywhere else."""
     for node in ast.walk(tree):
-        if path != "batch.py" and isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-100":
+        if room(path) != "batch" and isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-100":
             yield node.lineno, "-100 is hf_distill.batch.IGNORED"
 
 
 def attention_masks(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Nobody but `batch` computes with the mask. `anatomy` has it as a parameter, because transformers calls its
     attention function with it; `data` and `trainer` have it as the name of a column, a string."""
-    places = [] if path in ("batch.py", "anatomy.py") else [identifiers(tree)]
-    places += [] if path in ("batch.py", "data.py", "trainer.py") else [strings(tree)]
+    places = [] if room(path) in ("batch", "anatomy") else [identifiers(tree)]
+    places += [] if room(path) in ("batch", "data", "trainer") else [strings(tree)]
     return ((line, word) for place in places for line, word in place if word == "attention_mask")
 
 

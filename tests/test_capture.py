@@ -12,7 +12,8 @@ from models import FAMILIES, LABELS, LAYERS, inputs_of, tiny
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from hf_distill import anatomy
 from hf_distill.batch import Batch
@@ -25,7 +26,9 @@ from hf_distill.signals import (
     attention,
     attention_scores,
     hidden,
+    input_gradient,
     key,
+    label_embeddings,
     pooled,
     query,
     value,
@@ -252,6 +255,128 @@ def test_a_second_forward_inside_of_with_is_not_recorded() -> None:
         found = capture.take(outputs, Batch(first, Task.EMBEDDING))
         expected = catch(model, wanted, first)
         assert all(torch.equal(found[signal], expected[signal]) for signal in wanted)
+
+
+# Derivatives and the head
+
+
+def test_a_derivative_is_by_the_token_embeddings_and_leaves_no_graph_on_a_teacher() -> None:
+    model = tiny("bert", "ForSequenceClassification", num_labels=LABELS).requires_grad_(False)
+    inputs = inputs_of(model)
+    batch = Batch(inputs, Task.SINGLE_LABEL, seed=3)
+    capture = Capture(model, [LOGITS, input_gradient(0), input_gradient(1, 2)])
+    with torch.no_grad():
+        with capture:
+            outputs = model(**inputs)
+        found = capture.take(outputs, batch)
+    assert not any(each.requires_grad for each in found.values())
+    # the same by hand: perturb the table's output through inputs_embeds
+    embedded = model.get_input_embeddings()(inputs["input_ids"])
+    along, step = batch.random_direction("logits 0", LABELS), 1e-3
+    row, token = 1, 2
+    for width in (0, 5):
+        moved = [embedded.clone(), embedded.clone()]
+        moved[0][row, token, width] += step
+        moved[1][row, token, width] -= step
+        up, down = (model(inputs_embeds=each, attention_mask=inputs["attention_mask"]).logits[row] for each in moved)
+        slope = ((up - down) @ along / (2 * step)).item()
+        assert found[input_gradient(0)][row, token, width].item() == pytest.approx(slope, rel=0.02, abs=1e-4)
+    assert found[input_gradient(1, 2)].abs().max() > 0
+    assert (found[input_gradient(0)][~inputs["attention_mask"].bool()] == 0).all()
+
+
+def test_a_students_derivative_is_differentiated_again() -> None:
+    model = tiny("bert", "ForSequenceClassification", num_labels=LABELS).train()
+    found = catch(model, [input_gradient(0), attention(0)], inputs_of(model))[input_gradient(0)]
+    found.square().sum().backward()
+    assert model.get_input_embeddings().weight.grad.abs().max() > 0
+    assert model.classifier.weight.grad.abs().max() > 0
+
+
+def test_derivatives_of_what_runs_again_or_is_compiled_are_refused() -> None:
+    model = tiny("bert", "ForSequenceClassification", num_labels=LABELS).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(
+        ValueError, match=r"differentiated again, which checkpoints cannot. Turn activation_checkpoint"
+    ):
+        catch(model, [input_gradient(0)], inputs_of(model))
+    model.gradient_checkpointing_disable()
+    anatomy.find_blocks(model)[0].compile(backend="eager")
+    with pytest.raises(ValueError, match=r"differentiated again, which compiled code cannot. Turn torch_compile off"):
+        catch(model, [input_gradient(0)], inputs_of(model))
+
+
+def test_label_embeddings_add_up_to_the_logits() -> None:
+    for family in ("bert", "distilbert", "roberta"):
+        model = tiny(family, "ForSequenceClassification", num_labels=LABELS)
+        found = catch(model, [LOGITS, label_embeddings()], inputs_of(model))
+        assert found[label_embeddings()].shape[:2] == found[LOGITS].shape
+        close(found[label_embeddings()].sum(-1) + anatomy.find_head(model).bias, found[LOGITS])
+
+
+def test_label_embeddings_of_a_head_over_tokens_are_refused() -> None:
+    model = tiny("gpt2", "ForSequenceClassification", num_labels=LABELS)
+    with pytest.raises(ValueError, match="the head of GPT2ForSequenceClassification does not read one vector"):
+        catch(model, [label_embeddings()], inputs_of(model))
+
+
+def test_an_order_is_that_of_the_labels_everywhere() -> None:
+    model = tiny("bert", "ForSequenceClassification", num_labels=LABELS)
+    inputs, order = inputs_of(model), torch.tensor([2, 0, 1])
+    batch = Batch(inputs, Task.MULTI_LABEL)
+    wanted = [LOGITS, label_embeddings(), input_gradient(0)]
+    plain, ordered = Capture(model, wanted), Capture(model, wanted, order)
+    with plain:
+        first = plain.take(model(**inputs), batch)
+    with ordered:
+        second = ordered.take(model(**inputs), batch)
+    assert torch.equal(second[LOGITS], first[LOGITS][:, order])
+    assert torch.equal(second[label_embeddings()], first[label_embeddings()][:, order])
+    assert not torch.allclose(second[input_gradient(0)], first[input_gradient(0)])
+
+
+# Flash attention: a kernel that is told which keys are padding, whether it is causal, and how far it sees
+
+
+@pytest.fixture
+def stand_in() -> str:
+    """What a flash kernel gives, by sdpa; the real one wants an accelerator."""
+
+    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+        stated = kwargs.get("is_causal")
+        causal = module.is_causal if stated is None else stated
+        place = torch.arange(q.shape[2])
+        apart = place[:, None] - place
+        window = kwargs.get("sliding_window") or len(place)
+        seen = (apart < window) & (apart >= 0 if causal else apart > -window)
+        if mask is not None:
+            assert mask.dim() == 2
+            seen = seen & mask[:, None, None, :].bool()
+        k, v = (side.repeat_interleave(q.shape[1] // side.shape[1], dim=1) for side in (k, v))
+        found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=kwargs.get("scaling"))
+        return found.transpose(1, 2).contiguous(), None
+
+    name = "flash_attention_stand_in"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, flash_attention_mask)
+    return name
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama", "qwen3"])
+@torch.no_grad()
+def test_flash_attention_is_recorded_while_it_runs(family: str, stand_in: str) -> None:
+    model = model_of(family)
+    inputs = inputs_of(model)
+    kept = inputs["attention_mask"].bool()
+    wanted = [kind(layer) for layer in range(LAYERS) for kind in (hidden, attention, query, key, value)]
+    expected = catch(model, wanted, inputs)
+    for config in anatomy.attention_configs(model):
+        config._attn_implementation_internal = stand_in
+    with unchanged(model):
+        found = catch(model, wanted, inputs)
+    for signal in wanted:
+        axis = 1 if signal.kind == "hidden" else 2
+        close(found[signal].movedim(axis, 1)[kept], expected[signal].movedim(axis, 1)[kept])
 
 
 # Nothing is left behind

@@ -26,6 +26,8 @@ def test_defaults_differ_from_the_trainers_only_where_the_docstring_says(tmp_pat
     changed = {name: mine[name] for name in mine if name not in stock or mine[name] != stock[name]}
     assert changed == {
         "label_map": None,
+        "balance": None,
+        "balance_every": 100,
         "logging_steps": 50,
         "logging_nan_inf_filter": False,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
@@ -113,6 +115,8 @@ NO_OPTIMIZER_STATES = (
     ("settings", "message"),
     [
         ({"label_map": "by_size"}, "label_map='by_size' is not known; use \"by_name\" or leave it out."),
+        ({"balance": "equal"}, "balance='equal' is not known; use \"gradient_norm\" or leave it out."),
+        ({"balance_every": 0}, "balance_every is 0; it must be at least 1."),
         (
             {"logging_nan_inf_filter": True},
             "logging_nan_inf_filter=True hides losses that are not finite as 0.0. Leave it out.",

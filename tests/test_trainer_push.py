@@ -30,7 +30,7 @@ jobs, folder = json.load(sys.stdin), sys.argv[1]
 patience = hub._Patience.__init__
 hub._Patience.__init__ = lambda self, attempts, wait, *rest: patience(self, attempts, 0.01, *rest)  # tries at once
 warned = []
-logging.getLogger("hf_distill.trainer").addHandler(type("Note", (logging.Handler,), {
+logging.getLogger("hf_distill.hub.publishing").addHandler(type("Note", (logging.Handler,), {
     "emit": lambda self, record: warned.append(record.getMessage())
 })())
 

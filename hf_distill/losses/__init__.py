@@ -1,43 +1,140 @@
 """The catalogue of losses, grouped by what they look at. Importing it imports torch and not transformers."""
 
 from hf_distill.losses.attention_maps import AttentionKL, AttentionMSE, attention_kl, attention_mse
+from hf_distill.losses.attention_transfer import AttentionTransfer, attention_transfer
 from hf_distill.losses.base import LayerLoss, Loss, match_layers
+from hf_distill.losses.contrastive import ContrastiveRepresentation, contrastive_representation
+from hf_distill.losses.correlation import CorrelationCongruence, correlation_congruence
+from hf_distill.losses.dist import DIST, binary_dist, dist
+from hf_distill.losses.divergences import (
+    GeneralizedJSD,
+    ReverseKL,
+    SkewKL,
+    TotalVariation,
+    generalized_jsd,
+    reverse_kl,
+    skew_kl,
+    total_variation,
+)
+from hf_distill.losses.dkd import DecoupledKL, decoupled_kl
+from hf_distill.losses.fsp import FSP, fsp
 from hf_distill.losses.hidden_cosine import HiddenCosine, hidden_cosine
 from hf_distill.losses.hidden_mse import HiddenMSE, hidden_mse
+from hf_distill.losses.label_embeddings import LabelEmbeddings, label_embeddings
+from hf_distill.losses.logit_mse import LogitMSE, logit_mse
+from hf_distill.losses.minilm import MiniLM
+from hf_distill.losses.nkd import NormalizedKD, normalized_kd
+from hf_distill.losses.nst import NST, nst
+from hf_distill.losses.patient import Patient, patient
 from hf_distill.losses.projection import ProjectedLayerLoss
+from hf_distill.losses.relation import RelationLoss
+from hf_distill.losses.relations_qkv import MiniLMv2, relation_kl
 from hf_distill.losses.rkd import RKDAngle, RKDDistance, rkd_angle, rkd_distance
+from hf_distill.losses.schedules import Schedule, cosine, linear, warmup
+from hf_distill.losses.similarity import SimilarityPreserving, similarity_preserving
+from hf_distill.losses.sobolev import Sobolev, gradient_match
 from hf_distill.losses.soft_targets import SoftTargets, binary_kl_divergence, kl_divergence, standardize
+from hf_distill.losses.sorted_logits import SortedLogits, sorted_logits
 from hf_distill.losses.task import TaskLoss
+from hf_distill.losses.triplet import RelativeSimilarity, relative_similarity
 
 CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
     "labels": (TaskLoss,),
-    "logits": (SoftTargets,),
-    "hidden states": (HiddenMSE, HiddenCosine),
+    "logits": (
+        SoftTargets,
+        ReverseKL,
+        GeneralizedJSD,
+        SkewKL,
+        TotalVariation,
+        DecoupledKL,
+        NormalizedKD,
+        DIST,
+        LogitMSE,
+        SortedLogits,
+    ),
+    "label embeddings": (LabelEmbeddings,),
+    "hidden states": (HiddenMSE, HiddenCosine, Patient, AttentionTransfer, FSP, NST),
     "attention maps": (AttentionKL, AttentionMSE),
-    "relations between examples": (RKDDistance, RKDAngle),
+    "relations between tokens": (MiniLM, MiniLMv2),
+    "relations between examples": (
+        RKDDistance,
+        RKDAngle,
+        SimilarityPreserving,
+        CorrelationCongruence,
+        RelativeSimilarity,
+        ContrastiveRepresentation,
+    ),
+    "derivatives": (Sobolev,),
 }
 
 __all__ = [
     "CATALOGUE",
+    "DIST",
+    "FSP",
+    "NST",
     "AttentionKL",
     "AttentionMSE",
+    "AttentionTransfer",
+    "ContrastiveRepresentation",
+    "CorrelationCongruence",
+    "DecoupledKL",
+    "GeneralizedJSD",
     "HiddenCosine",
     "HiddenMSE",
+    "LabelEmbeddings",
     "LayerLoss",
+    "LogitMSE",
     "Loss",
+    "MiniLM",
+    "MiniLMv2",
+    "NormalizedKD",
+    "Patient",
     "ProjectedLayerLoss",
     "RKDAngle",
     "RKDDistance",
+    "RelationLoss",
+    "RelativeSimilarity",
+    "ReverseKL",
+    "Schedule",
+    "SimilarityPreserving",
+    "SkewKL",
+    "Sobolev",
     "SoftTargets",
+    "SortedLogits",
     "TaskLoss",
+    "TotalVariation",
     "attention_kl",
     "attention_mse",
+    "attention_transfer",
+    "binary_dist",
     "binary_kl_divergence",
+    "contrastive_representation",
+    "correlation_congruence",
+    "cosine",
+    "decoupled_kl",
+    "dist",
+    "fsp",
+    "generalized_jsd",
+    "gradient_match",
     "hidden_cosine",
     "hidden_mse",
     "kl_divergence",
+    "label_embeddings",
+    "linear",
+    "logit_mse",
     "match_layers",
+    "normalized_kd",
+    "nst",
+    "patient",
+    "relation_kl",
+    "relative_similarity",
+    "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "similarity_preserving",
+    "skew_kl",
+    "sorted_logits",
     "standardize",
+    "total_variation",
+    "warmup",
 ]

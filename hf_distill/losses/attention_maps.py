@@ -7,10 +7,11 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.schedules import Weight
 from hf_distill.signals import Layer, ModelShape, Signal, attention, attention_scores
 from hf_distill.tasks import Task
 
-Heads = Literal["matched", "mean"]
+Heads = Literal["matched", "grouped", "mean"]
 
 
 def attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
 
 class _AttentionLoss(LayerLoss):
-    def __init__(self, layers: LayerMap = "uniform", heads: Heads = "matched", weight: float = 1.0) -> None:
+    def __init__(self, layers: LayerMap = "uniform", heads: Heads = "matched", weight: Weight = 1.0) -> None:
         super().__init__(layers, weight)
         self.heads = heads
 
@@ -63,34 +64,47 @@ class _AttentionLoss(LayerLoss):
         """See `Loss.setup`.
 
         Raises:
-            ValueError: a layer does not exist, or the head counts differ and are not averaged.
+            ValueError: a layer does not exist, or the head counts differ and are not averaged, or not in equal groups.
         """
         super().setup(student, teacher, task)
         assert teacher is not None
         who = type(self).__name__
-        if self.heads not in ("matched", "mean"):
-            raise ValueError(f'{who}: heads={self.heads!r} is not "matched" or "mean".')
+        if self.heads not in ("matched", "grouped", "mean"):
+            raise ValueError(f'{who}: heads={self.heads!r} is not "matched", "grouped" or "mean".')
+        fewer, more = sorted((student.heads, teacher.heads))
+        if self.heads == "grouped" and fewer and more % fewer:
+            raise ValueError(
+                f"{who}: the student has {student.heads} attention heads, the teacher {teacher.heads}: {more} heads "
+                f'make no {fewer} equal groups. Pass {who}(heads="mean") to compare averages over heads.'
+            )
         if self.heads == "matched" and student.heads != teacher.heads:
             raise ValueError(
                 f"{who}: the student has {student.heads} attention heads, the teacher {teacher.heads}. "
                 f'Pass {who}(heads="mean") to compare averages over heads.'
             )
 
-    def merge(self, maps: Tensor) -> Tensor:
-        """The heads as they are compared: (batch, heads or 1, query, key)."""
-        return maps.float().mean(1, keepdim=True) if self.heads == "mean" else maps
+    def merge(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides with the heads that are compared: (batch, heads, query, key)."""
+        if self.heads == "matched":
+            return student, teacher
+        heads = 1 if self.heads == "mean" else min(student.shape[1], teacher.shape[1])
+        student, teacher = (
+            side.float().view(len(side), heads, -1, *side.shape[2:]).mean(2) for side in (student, teacher)
+        )
+        return student, teacher
 
 
 class AttentionKL(_AttentionLoss):
     """Attention probabilities of matched layers, by KL over the attended queries.
 
     Take it where the student has room to look where the teacher looks; `AttentionMSE` learns the scores themselves and
-    converges faster, but asks for comparable scales. Works for any width.
+    converges faster, but asks for comparable scales. Works for any width. Averages over heads are of probabilities.
 
     Args:
         layers: as in `LayerLoss`.
-        heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages, also where the counts differ.
-        weight: what the term is multiplied by in the total.
+        heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages over all heads, and ``"grouped"``
+            averages groups of consecutive heads of the side that has more, so that both have as many.
+        weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: ClassVar[str] = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation, arXiv:2002.10957"
@@ -99,18 +113,20 @@ class AttentionKL(_AttentionLoss):
         return attention(layer)  # type: ignore[arg-type]
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return batch.mean(attention_kl(self.merge(student), self.merge(teacher)), over="tokens")
+        return batch.mean(attention_kl(*self.merge(student, teacher)), over="tokens")
 
 
 class AttentionMSE(_AttentionLoss):
     """Attention scores before the softmax of matched layers, by squared error over attended queries x keys.
 
-    Take it as TinyBERT does, with `HiddenMSE`; `AttentionKL` where only the probabilities matter.
+    Take it as TinyBERT does, with `HiddenMSE`; `AttentionKL` where only the probabilities matter. Averages over heads
+    are of scores.
 
     Args:
         layers: as in `LayerLoss`.
-        heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages, also where the counts differ.
-        weight: what the term is multiplied by in the total.
+        heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages over all heads, and ``"grouped"``
+            averages groups of consecutive heads of the side that has more, so that both have as many.
+        weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: ClassVar[str] = "Jiao et al. 2020, TinyBERT: Distilling BERT for NLU, arXiv:1909.10351"
@@ -119,4 +135,4 @@ class AttentionMSE(_AttentionLoss):
         return attention_scores(layer)  # type: ignore[arg-type]
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return batch.mean(attention_mse(self.merge(student), self.merge(teacher)), over="pairs")
+        return batch.mean(attention_mse(*self.merge(student, teacher)), over="pairs")

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from hf_distill.batch import Batch
-from hf_distill.signals import EMBEDDINGS, Layer, ModelShape, Signal, Signals
+from hf_distill.losses.schedules import Weight
+from hf_distill.signals import EMBEDDINGS, LOGITS, Layer, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 
 LayerMap = Mapping[Layer, Layer] | Literal["uniform", "last"]
@@ -28,16 +29,20 @@ class Loss(nn.Module, ABC):
                 return batch.mean(difference.abs().mean(-1), over="predictions")
 
     The constructor stores its arguments under their own names and does nothing else: `config` and `repr` come from it.
-    Modules that train (projections) are made in `setup`.
+    Modules that train (projections) are made in `setup`. A loss that needs more than one pair at a time overrides
+    `forward`.
 
     Args:
-        weight: what the term is multiplied by in the total.
+        weight: what the term is multiplied by in the total: a number, or a schedule of training progress
+            (`schedules.linear`, `cosine`, `warmup`, or any function of the share of the training that is done).
     """
 
     citation: ClassVar[str] = ""
     needs_labels: ClassVar[bool] = False
+    relational: ClassVar[bool] = False  # whether its value belongs to a batch: 4 x 2 accumulated is not 8 at once
+    other_classes: ClassVar[bool] = False  # whether the two models' logits may have different numbers of classes
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: Weight = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
@@ -87,6 +92,11 @@ class Loss(nn.Module, ABC):
         for index, (mine, theirs) in enumerate(self.pairs()):
             ours = self.project(index, batch.clean(mine, student[mine]))
             other = None if theirs is None else batch.clean(theirs, teacher[theirs])
+            if mine == theirs == LOGITS and not self.other_classes and ours.shape != teacher[LOGITS].shape:
+                raise ValueError(
+                    f"{type(self).__name__}: the student's logits are {tuple(ours.shape)}, the teacher's "
+                    f"{tuple(teacher[LOGITS].shape)}. A Teacher's observe must give a row for each prediction."
+                )
             terms.append(self.compare(ours, other, batch))  # type: ignore[arg-type]
         if not terms:
             raise ValueError(f"{type(self).__name__} compares nothing; call its setup first.")
@@ -109,7 +119,7 @@ class LayerLoss(Loss):
 
     allows_embeddings: ClassVar[bool] = False
 
-    def __init__(self, layers: LayerMap = "uniform", weight: float = 1.0) -> None:
+    def __init__(self, layers: LayerMap = "uniform", weight: Weight = 1.0) -> None:
         super().__init__(weight)
         self.layers = layers
         self.matched: dict[Layer, Layer] = {}

@@ -5,6 +5,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.schedules import Weight
 from hf_distill.signals import Layer, ModelShape, Signal, hidden
 from hf_distill.tasks import Task
 
@@ -28,7 +29,7 @@ class ProjectedLayerLoss(LayerLoss):
     allows_embeddings = True
 
     def __init__(
-        self, layers: LayerMap = "uniform", projection: Projection = "auto", bias: bool = True, weight: float = 1.0
+        self, layers: LayerMap = "uniform", projection: Projection = "auto", bias: bool = True, weight: Weight = 1.0
     ) -> None:
         super().__init__(layers, weight)
         self.projection = projection

@@ -7,26 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hf_distill.batch import Batch
-from hf_distill.losses.base import Loss
-from hf_distill.signals import Pooling, Signal, pooled
+from hf_distill.losses.relation import RelationLoss, relative_distances, rounding
 
 PIVOT_BLOCK_ELEMENTS = 2**22
-SAME = 1e-6  # of the longest row: a distance below this is rounding, and the two rows are duplicates
-
-
-def _rounding(rows: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(rows.detach(), dim=-1)
-    return lengths.max() * SAME
-
-
-def _relative_distances(rows: Tensor) -> Tensor:
-    """Pairwise distances over the mean of those that are not zero: (batch, dim) -> (batch, batch), diagonal 0."""
-    # from differences: |a|^2 + |b|^2 - 2ab loses all digits where the rows share a large mean, and bf16 under autocast
-    distances: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = distances > _rounding(rows)
-    mean: Tensor = distances.sum() / apart.sum().clamp(min=1)
-    return distances / mean.clamp(min=1e-12)
 
 
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -40,18 +23,18 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32: mean over all batch^2 entries, diagonal included. 0, with a finite gradient, for one row.
 
     Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.1.
-    Differs from the paper: distances that are zero but for rounding (duplicates) are not counted in the normalising
-    mean, as in the authors' code.
+    Differs from the paper: distances that are zero but for rounding (duplicates) count as zero, with gradient 0, and
+    not in the normalising mean; the authors' code leaves exact zeros out of it likewise.
     """
     student, teacher = student.float(), teacher.detach().float()
-    return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+    return F.smooth_l1_loss(relative_distances(student), relative_distances(teacher))
 
 
 def _cosines(rows: Tensor, pivots: Tensor) -> Tensor:
     """Cosines of the angle at each pivot between every two rows, 0 at a duplicate: (pivots, batch, batch)."""
     edges = rows[None] - pivots[:, None]
     squares = edges.square().sum(-1, keepdim=True)
-    apart = squares > _rounding(rows).square()
+    apart = squares > rounding(rows).square()
     edges = torch.where(apart, edges * torch.where(apart, squares, 1.0).rsqrt(), 0.0)
     with torch.autocast(rows.device.type, enabled=False):
         return edges @ edges.transpose(1, 2)
@@ -86,20 +69,12 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         if block >= rows:
             total = total + _angle_block(student, pivots, teacher, theirs)
         else:
-            total = total + checkpoint(_angle_block, student, pivots, teacher, theirs, use_reentrant=False)
+            blocks = (student, pivots, teacher, theirs)
+            total = total + checkpoint(_angle_block, *blocks, use_reentrant=False, preserve_rng_state=False)
     return total / rows**3
 
 
-class _Relation(Loss):
-    def __init__(self, pooling: Pooling = "first", weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.pooling = pooling
-
-    def pairs(self) -> list[tuple[Signal, Signal | None]]:
-        return [(pooled(self.pooling), pooled(self.pooling))]
-
-
-class RKDDistance(_Relation):
+class RKDDistance(RelationLoss):
     """Distances between the examples of a batch, each side over its own mean distance. Any widths.
 
     Take it for embeddings, and where student and teacher share no space; with `RKDAngle` at twice the weight, as the
@@ -108,26 +83,26 @@ class RKDDistance(_Relation):
 
     Args:
         pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
-        weight: what the term is multiplied by in the total.
+        weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return batch.mean(rkd_distance(batch.gather(student), batch.gather(teacher)), over="batch")
+    def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return rkd_distance(student, teacher)
 
 
-class RKDAngle(_Relation):
+class RKDAngle(RelationLoss):
     """Angles between the examples of a batch. Any widths.
 
     Take it beside `RKDDistance`, whose notes on batches hold here too. Time grows with batch^3.
 
     Args:
         pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
-        weight: what the term is multiplied by in the total.
+        weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return batch.mean(rkd_angle(batch.gather(student), batch.gather(teacher)), over="batch")
+    def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return rkd_angle(student, teacher)

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.batch import Batch
-from hf_distill.losses.base import Loss
-from hf_distill.signals import LOGITS, ModelShape, Signal
+from hf_distill.losses.logits import LogitLoss
+from hf_distill.losses.schedules import Weight
+from hf_distill.signals import ModelShape
 from hf_distill.tasks import Task
 
 
@@ -66,7 +67,7 @@ def standardize(logits: Tensor) -> Tensor:
     return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
 
 
-class SoftTargets(Loss):
+class SoftTargets(LogitLoss):
     """The teacher's logits as targets, by the task: softmax KL, per-label Bernoulli KL, or squared error.
 
     The first loss to take, with or without labels. Averages over predictions: examples, or for token tasks the tokens
@@ -75,13 +76,20 @@ class SoftTargets(Loss):
     Args:
         temperature: softens both sides; 1 to 4 is usual. Its square is inside the formula. Not used in regression.
         standardize: logits are standardised row by row first (Sun et al. 2024); single label and tokens only.
-        weight: what the term is multiplied by in the total.
+        chunk_size: as in `LogitLoss`.
+        weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: ClassVar[str] = "Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
 
-    def __init__(self, temperature: float = 2.0, standardize: bool = False, weight: float = 1.0) -> None:
-        super().__init__(weight)
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        standardize: bool = False,
+        chunk_size: int | None = None,
+        weight: Weight = 1.0,
+    ) -> None:
+        super().__init__(chunk_size, weight)
         self.temperature = temperature
         self.standardize = standardize
 
@@ -91,24 +99,18 @@ class SoftTargets(Loss):
         Raises:
             ValueError: the temperature is not positive, there are no logits, or standardising does not fit the task.
         """
-        if self.temperature <= 0:
-            raise ValueError(f"SoftTargets: temperature is {self.temperature}; it must be above 0.")
-        if task is Task.EMBEDDING:
-            raise ValueError("SoftTargets needs logits: an embedding model has none. Use HiddenMSE or RKDDistance.")
+        super().setup(student, teacher, task)
         if self.standardize and task in (Task.MULTI_LABEL, Task.REGRESSION, Task.SPAN):
             raise ValueError(f"SoftTargets(standardize=True) is for classes, and the task is {task}. Leave it out.")
 
-    def pairs(self) -> list[tuple[Signal, Signal | None]]:
-        return [(LOGITS, LOGITS)]
-
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = batch.align(student), batch.align(teacher)
+    def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         if self.standardize:
             student, teacher = standardize(student), standardize(teacher)
+        return kl_divergence(student, teacher, self.temperature)
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        if batch.task is Task.MULTI_LABEL:
+            return batch.mean(binary_kl_divergence(student, teacher, self.temperature), over="predictions")
         if batch.task is Task.REGRESSION:
-            values = (student.float() - teacher.detach().float()).square().mean(-1)
-        elif batch.task is Task.MULTI_LABEL:
-            values = binary_kl_divergence(student, teacher, self.temperature)
-        else:
-            values = kl_divergence(student, teacher, self.temperature)
-        return batch.mean(values, over="predictions")
+            return batch.mean((student.float() - teacher.detach().float()).square().mean(-1), over="predictions")
+        return super().compare(student, teacher, batch)

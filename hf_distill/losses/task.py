@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.losses.base import Loss
+from hf_distill.losses.schedules import Weight
 from hf_distill.signals import LOGITS, ModelShape, Signal
 from hf_distill.tasks import Task, task_values
 
@@ -29,7 +30,7 @@ class TaskLoss(Loss):
     needs_labels: ClassVar[bool] = True
 
     def __init__(
-        self, label_smoothing: float = 0.0, pos_weight: list[float] | None = None, weight: float = 1.0
+        self, label_smoothing: float = 0.0, pos_weight: list[float] | None = None, weight: Weight = 1.0
     ) -> None:
         super().__init__(weight)
         self.label_smoothing = label_smoothing

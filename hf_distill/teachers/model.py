@@ -11,9 +11,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hf_distill import anatomy, checks
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
-from hf_distill.signals import LOGITS, Signal, Signals
+from hf_distill.signals import Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
+
+ANSWERS = ("logits", "label_embeddings", "input_gradient")  # whose labels must stand in the student's order
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,6 @@ class ModelTeacher(Teacher):
         self.shape = anatomy.describe(model)
         self.input_names = anatomy.forward_names(model)
         self._capture: Capture | None = None
-        self._order: torch.Tensor | None = None
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. Freezes the model and moves it to the device, unless it is quantised or spread out.
@@ -63,14 +64,19 @@ class ModelTeacher(Teacher):
         """
         checks.check_teacher(self.model, student)
         checks.check_tasks(student, self.model)
-        if LOGITS in wanted:
-            self._order = self._label_order(student, device)
+        answers = any(signal.kind in ANSWERS for signal in wanted)
+        if answers and not self.shape.classes:
+            raise ValueError(
+                f"the losses look at the teacher's answers, and {self.shape.name} has no head. Use losses on hidden "
+                "states, attention or relations, or a teacher with the student's head."
+            )
+        order = self._label_order(student, device) if answers else None
         checks.check_vocabulary(student, self.model, tokenizer, self.tokenizer or tokenizer_beside(self.model))
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
             self.model.to(device)
-        self._capture = Capture(self.model, wanted)
+        self._capture = Capture(self.model, wanted, order)
 
     def _label_order(self, student: nn.Module, device: torch.device) -> torch.Tensor | None:
         task = find_task(anatomy.unwrap(self.model))
@@ -99,10 +105,7 @@ class ModelTeacher(Teacher):
             inputs["use_cache"] = False
         with self._capture:
             outputs = self.model(**inputs)
-        seen = self._capture.take(outputs, batch)
-        if self._order is not None:
-            seen[LOGITS] = seen[LOGITS][..., self._order]
-        return seen
+        return self._capture.take(outputs, batch)
 
 
 def tokenizer_beside(model: nn.Module, local_files_only: bool = True) -> Any:

@@ -1,7 +1,7 @@
 """What every loss promises: a test file subclasses the contract that fits, says what is compared, and adds values.
 
 `PositionContract` is for functions that give one value a position, `BatchContract` for those that give one a batch,
-`LossContract` for the classes.
+`LossContract` for the classes, `LabelledExampleContract` for those that ask whole examples for labels.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill.batch import Batch
 from hf_distill.losses import Loss
@@ -153,8 +154,23 @@ class LossContract:
         loss.setup(STUDENT, TEACHER, self.task)
         return loss
 
+    @property
+    def whole_examples(self) -> bool:
+        """Whether the signals are of whole examples, with no padding in them."""
+        found = self.task.per_example and {signal.kind for signal in self.signals(self.ready())}
+        return bool(found) and found <= {"logits", "label_embeddings"}
+
+    def example_labels(self, mask: Tensor) -> Tensor:
+        """Class ids, or 0 and 1 for several labels; -100 where nothing of an example is attended."""
+        labels = torch.randint(0, 2, (len(mask), 5), generator=torch.Generator().manual_seed(4))
+        labels = labels if self.task is Task.MULTI_LABEL else labels[:, :4].sum(1)
+        labels[~mask.any(1)] = -100
+        return labels
+
     def batch(self, mask: Tensor, labels: Tensor | None = None) -> Batch:
         inputs = {"input_ids": torch.ones_like(mask, dtype=torch.long), "attention_mask": mask.long()}
+        if labels is None and self.whole_examples:
+            labels = self.example_labels(mask)
         if labels is None:  # on padding too: a label there is none
             labels = torch.randint(0, 5, mask.shape, generator=torch.Generator().manual_seed(3))
             labels[0, 3] = -100
@@ -168,10 +184,14 @@ class LossContract:
         """Random values for every signal, at every position; attention sees no masked key."""
         found = []
         for seed, signal in enumerate(self.signals(loss)):
-            if signal.kind in ("attention", "attention_scores"):
+            if self.whole_examples:
+                values = randn(len(mask), *((5,) if signal == LOGITS else (5, 6)), seed=seed)
+            elif signal.kind in ("attention", "attention_scores"):
                 values = randn(len(mask), 2, mask.shape[1], mask.shape[1], seed=seed)
                 if signal.kind == "attention":
                     values = values.masked_fill(~mask[:, None, None, :], -1e30).softmax(-1)
+            elif signal.kind in ("query", "key", "value"):
+                values = randn(len(mask), 2, mask.shape[1], 3, seed=seed)
             else:
                 values = randn(*mask.shape, 5 if signal == LOGITS else 6, seed=seed)
             found.append(values)
@@ -179,7 +199,9 @@ class LossContract:
 
     def spoil(self, signal: Signal, values: Tensor, mask: Tensor, garbage: float) -> Tensor:
         """Puts garbage wherever padding is; a masked key keeps probability 0 for the queries that count."""
-        if signal.kind == "attention":
+        if self.whole_examples:
+            return values
+        if signal.kind in ("attention", "query", "key", "value"):
             kept = mask[:, None, :, None]
         elif signal.kind == "attention_scores":
             kept = mask[:, None, :, None] & mask[:, None, None, :]
@@ -189,7 +211,10 @@ class LossContract:
 
     def remove(self, values: Tensor, mask: Tensor) -> Tensor:
         """Takes padding out; every row has as many tokens as the others."""
-        for axis in (2, 3) if values.dim() == 4 else (1,):
+        if self.whole_examples:
+            return values
+        queries_by_keys = values.dim() == 4 and values.shape[2] == values.shape[3]
+        for axis in (2, 3) if queries_by_keys else (2,) if values.dim() == 4 else (1,):
             moved = values.movedim(axis, 1)
             values = moved[mask].view(len(mask), -1, *moved.shape[2:]).movedim(1, axis)
         return values
@@ -230,11 +255,15 @@ class LossContract:
 
     def labels_of(self, batch: Batch, mask: Tensor) -> Tensor:
         labels: Tensor = batch.inputs["labels"]
+        if self.whole_examples:
+            return labels
         return labels[mask].view(len(mask), -1)
 
     def test_a_step_with_nothing_in_it_gives_zero(self) -> None:
         mask = torch.zeros(2, 4, dtype=torch.bool)
         loss = self.ready()
+        if self.whole_examples and not loss.needs_labels:
+            pytest.skip("an example always counts")
         seen = [torch.full_like(each, float("nan")).requires_grad_() for each in self.draw(loss, mask)]
         found = self.term(loss, self.batch(mask), seen)
         found.backward()
@@ -260,7 +289,63 @@ class LossContract:
         assert all(f"{name}={value!r}" in repr(loss) for name, value in {**loss.config, "weight": 0.25}.items())
 
 
+class LabelledExampleContract(LossContract):
+    """For losses on whole examples that need their labels: one without a label must not matter."""
+
+    task = Task.SINGLE_LABEL
+
+    @pytest.mark.parametrize("garbage", [0.0, 1e4, float("nan"), float("inf")])
+    def test_an_example_without_a_label_is_as_if_it_were_not_there(self, garbage: float) -> None:
+        mask, loss = torch.tensor([[1, 1], [0, 0], *[[1, 1]] * 6, [1, 0]]).bool(), self.ready()
+        kept, whole = mask.any(1), self.batch(mask)
+        seen = [each.clone() for each in self.draw(loss, mask)]
+        removed = [each[kept].clone().requires_grad_() for each in seen]
+        for each in seen:
+            each[~kept] = garbage
+            each.requires_grad_()
+        found, expected = (
+            self.term(loss, self.batch(mask, whole.inputs["labels"]), seen),
+            self.term(loss, self.batch(mask[kept], whole.inputs["labels"][kept]), removed),
+        )
+        (found + expected).backward()
+        torch.testing.assert_close(found, expected)
+        assert found > 0
+        assert seen[1].grad is None
+        torch.testing.assert_close(seen[0].grad[kept], removed[0].grad)
+        assert (seen[0].grad[~kept] == 0).all()
+
+
 def refuses(loss: Loss, message: str, task: Task = Task.TOKENS, **shapes: Any) -> None:
     """Checks that `setup` raises `message`, which says what was found and what to do."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         loss.setup(shapes.get("student", STUDENT), shapes.get("teacher", TEACHER), task)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made inside of `with`, of one type or of all."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and self.dtype in (None, found.dtype):
+            self.elements = max(self.elements, found.numel())
+        return found
+
+
+def memory(function: Callable[..., Tensor], *inputs: Any) -> tuple[int, int]:
+    """Elements of the largest tensor made in forward and backward, and of all that are kept from one to the other."""
+    kept: dict[int, int] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes() // 4
+        return saved
+
+    with Largest() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            found = function(*inputs)
+        found.backward()
+    return largest.elements, sum(kept.values())

@@ -35,6 +35,11 @@ class TestKLOfMeans(LossContract):
         return AttentionKL("last", heads="mean")
 
 
+class TestKLOfGroups(LossContract):
+    def make(self) -> AttentionKL:
+        return AttentionKL(heads="grouped")
+
+
 class TestMSELoss(LossContract):
     def make(self) -> AttentionMSE:
         return AttentionMSE("uniform")
@@ -120,6 +125,25 @@ def test_heads_of_other_counts_are_compared_by_their_means():
     torch.testing.assert_close(found, attention_kl(student.mean(1)[:, None], teacher.mean(1)[:, None]).mean())
 
 
+@pytest.mark.parametrize(("mine", "theirs"), [(2, 6), (6, 2), (3, 3)])
+def test_groups_are_consecutive_heads_of_the_side_that_has_more(mine, theirs):
+    batch = Batch({"input_ids": torch.ones(2, 3)}, Task.TOKENS)
+    student, teacher = randn(2, mine, 3, 3).softmax(-1), randn(2, theirs, 3, 3, seed=1).softmax(-1)
+    fewer = min(mine, theirs)
+    means = []
+    for maps in (student, teacher):
+        size = maps.shape[1] // fewer
+        groups = [maps[:, start : start + size] for start in range(0, maps.shape[1], size)]
+        means.append(torch.stack([sum(group[:, head] for head in range(size)) / size for group in groups], dim=1))
+    for kind, signal, expected in (
+        (AttentionKL, attention, attention_kl(*means)),
+        (AttentionMSE, attention_scores, attention_mse(*means)),
+    ):
+        loss = kind({0: 0}, heads="grouped")
+        loss.setup(replace(STUDENT, heads=mine), replace(TEACHER, heads=theirs), Task.TOKENS)
+        torch.testing.assert_close(loss({signal(0): student}, {signal(0): teacher}, batch), expected.mean())
+
+
 @pytest.mark.parametrize("kind", [AttentionKL, AttentionMSE])
 def test_what_does_not_fit_is_refused(kind):
     who = kind.__name__
@@ -128,7 +152,14 @@ def test_what_does_not_fit_is_refused(kind):
         f'Pass {who}(heads="mean") to compare averages over heads.'
     )
     refuses(kind(), message, teacher=replace(TEACHER, heads=4))
-    refuses(kind(heads="max"), f'{who}: heads=\'max\' is not "matched" or "mean".')
+    refuses(kind(heads="max"), f'{who}: heads=\'max\' is not "matched", "grouped" or "mean".')
+    message = (
+        f"{who}: the student has 2 attention heads, the teacher 5: 5 heads make no 2 equal groups. "
+        f'Pass {who}(heads="mean") to compare averages over heads.'
+    )
+    refuses(kind(heads="grouped"), message, teacher=replace(TEACHER, heads=5))
+    message = message.replace("has 2", "has 3").replace("teacher 5: 5 heads make no 2", "teacher 2: 3 heads make no 2")
+    refuses(kind(heads="grouped"), message, student=replace(STUDENT, heads=3))
     refuses(kind({"embeddings": 0}), f"{who}: student layer 'embeddings' is no layer; use 0 to 1.")
 
 

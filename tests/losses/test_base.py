@@ -141,7 +141,7 @@ def test_a_listed_loss_says_what_it_is_and_can_be_made_without_arguments(loss):
     made = loss()
     assert made.weight == 1.0
     assert type(made)(**made.config).config == made.config
-    assert loss is TaskLoss or re.search(r"arXiv:\d{4}\.\d{5}$", made.citation)
+    assert loss is TaskLoss or re.search(r"(arXiv:\d{4}\.\d{5}|doi:10\.\S+)$", made.citation)
     assert "Take it" in inspect.getdoc(loss) or "to take" in inspect.getdoc(loss)
 
 

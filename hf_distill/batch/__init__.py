@@ -1,0 +1,349 @@
+"""The batch, and the one place where a sum is divided.
+
+Every loss averages over its own count (examples, predictions, tokens, query-key pairs) of the **whole optimizer
+step**: all accumulated micro-batches and all processes. A step is therefore the same whether 8 examples come at once,
+as 4 x 2 accumulated, or as 2 processes with 4 each. Padding, ignored labels, the causal shift and the number of
+processes are known here and nowhere else.
+
+What padding holds, NaN included, reaches neither value nor gradient. `mean` keeps it out of the value; 0 times NaN is
+NaN in the backward of whatever made the values, so `clean` and `align` take it out *before* the formula as well.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hf_distill.batch import masks
+from hf_distill.signals import Pooling, Signal
+from hf_distill.tasks import Task
+
+IGNORED = -100  # what collators write for "no label"; any negative class id is read as that
+Over = Literal["examples", "predictions", "targets", "tokens", "pairs", "batch"]
+COUNTED = ("examples", "predictions", "targets", "tokens", "pairs")
+_TOKEN_AXIS = {
+    "hidden": 1,
+    "input_gradient": 1,
+    "query": 2,
+    "key": 2,
+    "value": 2,
+    "attention": 2,
+    "attention_scores": 2,
+}
+_NO_ANSWER = -1e30  # a logit that takes no part in a softmax, at any temperature
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one micro-batch on one process, and how much the whole optimizer step holds.
+
+    Args:
+        inputs: what the collator made, on the model's device, labels included.
+        task: decides what a prediction is.
+        counts: what the whole step holds *per process* (total over all processes, divided by their number, because
+            gradients are averaged over processes): name in `COUNTED` -> scalar tensor. None: this batch is the step.
+        processes: how many processes share the step; relations between examples are gathered from all of them.
+        causal: whether in the models no position sees a later one; None: only where the task is a causal LM.
+        seed: what random directions are drawn from: the same for all micro-batches and processes of a step.
+    """
+
+    inputs: Mapping[str, Any]
+    task: Task
+    counts: Mapping[str, Tensor] | None = None
+    processes: int = 1
+    seed: int = 0
+    causal: bool | None = None
+
+    @property
+    def rows(self) -> int:
+        """Examples of this micro-batch on this process."""
+        return masks.rows_of(self.inputs)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Labels beside the logits they belong to: shifted for causal models, stacked for spans; None without."""
+        return masks.labels_of(self.inputs, self.task)
+
+    @cached_property
+    def tokens(self) -> Tensor | None:
+        """Attended positions, bool (batch, tokens); None where the inputs have none (images, audio without a mask)."""
+        return masks.tokens_of(self.inputs)
+
+    @cached_property
+    def pairs(self) -> Tensor | None:
+        """Which query sees which key, both attended: bool (batch, query, key); None where the inputs have no tokens.
+
+        In causal models no query sees a later key.
+        """
+        return None if self.tokens is None else masks.pairs_of(self.tokens, masks.is_causal(self.task, self.causal))
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """Which predictions count, bool, of the shape of the predictions without classes.
+
+        One an example, two for spans; for token tasks the positions that have a label, or without labels all that are
+        attended. The first token after left padding is predicted from padding: it does not count.
+        """
+        return masks.predictions_of(self.inputs, self.task)
+
+    def align(self, logits: Tensor) -> Tensor:
+        """Logits beside their labels, for every loss on logits.
+
+        Causal models: the last position predicts nothing and is dropped. Token tasks: 0 where a prediction does not
+        count. Spans: padding is no place for an answer and takes no part in the softmax.
+
+        Args:
+            logits: (batch, classes), (batch, tokens, classes), or (batch, 2, tokens) for spans.
+
+        Returns:
+            One row of logits for every entry of `predictions`.
+        """
+        if self.task is Task.SPAN:
+            tokens = self.tokens
+            return logits if tokens is None else logits.float().masked_fill(~tokens[:, None], _NO_ANSWER)
+        if self.task is Task.CAUSAL_LM:
+            logits = logits[:, :-1]
+        if not self.task.per_token or self.predictions.shape != logits.shape[:-1]:
+            return logits
+        return torch.where(self.predictions[..., None], logits, 0.0)
+
+    def clean(self, signal: Signal, seen: Tensor) -> Tensor:
+        """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
+
+        Args:
+            signal: says which axes are tokens.
+            seen: of the shape that `signals` states for it.
+
+        Returns:
+            The same shape.
+
+        Raises:
+            ValueError: it has another number of tokens than the batch.
+        """
+        axis = _TOKEN_AXIS.get(signal.kind)
+        if self.tokens is None or axis is None:
+            return seen
+        tokens = self._tokens_beside(str(signal), seen.shape[axis])
+        if signal.kind == "attention_scores" and self.pairs is not None:
+            return torch.where(self.pairs[:, None], seen, 0.0)
+        return torch.where(tokens[..., None] if axis == 1 else tokens[:, None, :, None], seen, 0.0)
+
+    def mean(self, values: Tensor, over: Over) -> Tensor:
+        """The share of this micro-batch in the mean over the whole optimizer step; shares add up to the mean.
+
+        Args:
+            values: ``examples``: (batch,) or (batch, ...), averaged within an example first; ``predictions`` and
+                ``targets``: the shape of `predictions` and of the labels; ``tokens``: (batch, tokens);
+                ``pairs``: (batch, query, key); ``batch``: a scalar that belongs to all rows of all processes.
+            over: what is averaged over. What does not count may hold anything, NaN included; for the gradient of
+                what made it see `clean` and `align`.
+
+        Returns:
+            A scalar, at least float32.
+
+        Raises:
+            ValueError: `values` has not the shape that `over` asks for, or there are no labels for ``targets``.
+        """
+        values = values if values.dtype == torch.float64 else values.float()  # a sum of float16 ends at 65504
+        if over == "batch":
+            return values * (sum(self._rows_per_process) / self.processes) / self._count("examples")
+        if over in ("tokens", "pairs") and self.tokens is None:  # every example has equally many: no mask, no count
+            over = "examples"
+        if over == "examples":
+            if len(values) != self.rows:
+                raise ValueError(f"mean over examples needs values of {self.rows} rows, got {len(values)}.")
+            return values.reshape(len(values), -1).mean(-1).sum() / self._count("examples")
+        return self.total(values, over) / self._count(over)
+
+    def total(self, values: Tensor, over: Literal["predictions", "targets", "tokens", "pairs"]) -> Tensor:
+        """The sum over what counts in this micro-batch, not divided: what a derivative is taken of.
+
+        Args:
+            values: as in `mean`.
+            over: what is summed over.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: as `mean`.
+        """
+        mask = self._mask(over)
+        if values.shape != mask.shape:
+            raise ValueError(f"mean over {over} needs values of shape {tuple(mask.shape)}, got {tuple(values.shape)}.")
+        return torch.where(mask, values, 0.0).sum()
+
+    def random_direction(self, name: str, size: int) -> Tensor:
+        """A unit vector drawn for this step: one for both models, all micro-batches and all processes.
+
+        Args:
+            name: tells several of one step apart.
+            size: how many entries.
+
+        Returns:
+            (size,), float32, on the device of the inputs.
+        """
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        drawn = torch.randn(size, generator=generator)
+        return torch.nn.functional.normalize(drawn, dim=0).to(masks.device_of(self.inputs))
+
+    def per_example(self, values: Tensor) -> Tensor:
+        """Sum and number of the predictions that count in each example: the shape of `predictions` -> (batch, 2)."""
+        mask = self.predictions
+        kept = torch.where(mask, values.float(), 0.0)
+        return torch.stack([kept.reshape(self.rows, -1).sum(1), mask.reshape(self.rows, -1).sum(1).float()], dim=1)
+
+    def pool(self, hidden: Tensor, pooling: Pooling) -> Tensor:
+        """One vector an example: its first, last or mean attended token, 0 where none is.
+
+        Args:
+            hidden: (batch, tokens, width).
+            pooling: which; padding may be on either side.
+
+        Returns:
+            (batch, width).
+
+        Raises:
+            ValueError: `hidden` has another number of tokens than the batch.
+        """
+        if self.tokens is None:
+            tokens = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        else:
+            tokens = self._tokens_beside("the last hidden state", hidden.shape[1])
+        if pooling == "mean":
+            kept = torch.where(tokens[..., None], hidden, 0.0).float()
+            return kept.sum(1) / tokens.sum(1, keepdim=True).clamp(min=1)
+        order = torch.arange(tokens.shape[1], device=tokens.device)
+        order = order if pooling == "last" else order.flip(0)
+        chosen = torch.where(tokens, order, -1).argmax(1)
+        picked = hidden[torch.arange(len(hidden), device=hidden.device), chosen]
+        return torch.where(tokens.any(1, keepdim=True), picked, 0.0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all processes, in the order of the processes, with gradient to those of this one.
+
+        The gradient is multiplied by the number of processes, because it is averaged over them afterwards: relations
+        on two processes of 4 are then exactly those of one process with 8.
+
+        Args:
+            rows: (batch, ...), the number of rows may differ between processes.
+
+        Returns:
+            (all rows, ...).
+        """
+        if self.processes == 1:
+            return rows
+        sizes = self._rows_per_process
+        padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+        parts[dist.get_rank()] = _ScaleGradient.apply(rows, self.processes)  # type: ignore[no-untyped-call]
+        return torch.cat(parts)
+
+    def mean_over_processes(self, values: Tensor) -> Tensor:
+        """The mean of what each process has, the same on all of them; without gradient."""
+        values = values.detach()
+        if self.processes > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.processes
+        return values
+
+    def _tokens_beside(self, what: str, positions: int) -> Tensor:
+        assert self.tokens is not None
+        if positions != self.tokens.shape[1]:  # audio frames against samples, image patches beside text
+            raise ValueError(
+                f"{what} has {positions} positions and the mask of the batch {self.tokens.shape[1]}, so it is not "
+                "known which are padding. Use a loss on logits, or inputs whose mask has the model's own length."
+            )
+        return self.tokens
+
+    @cached_property
+    def _rows_per_process(self) -> list[int]:
+        if self.processes == 1:
+            return [self.rows]
+        mine = torch.tensor([self.rows], device=masks.device_of(self.inputs))
+        every = [torch.empty_like(mine) for _ in range(self.processes)]
+        dist.all_gather(every, mine)
+        return [int(size) for size in every]
+
+    def _mask(self, over: str) -> Tensor:
+        if over == "predictions":
+            return self.predictions
+        if over == "targets":
+            if self.labels is None:
+                raise ValueError("mean over targets needs labels, and the batch has none.")
+            return masks.targets_of(self.inputs, self.task)
+        if over not in COUNTED:
+            raise ValueError(f"mean over {over!r} is not known; use one of {', '.join(COUNTED)}, batch.")
+        mask = self.tokens if over == "tokens" else self.pairs
+        assert mask is not None
+        return mask
+
+    def _count(self, over: str) -> Tensor:
+        """What the mean is divided by, at least one, so that a step with nothing in it gives 0 and not NaN."""
+        counts = self.counts if self.counts is not None else self._own_counts
+        return counts[over].clamp(min=1.0 / self.processes)
+
+    @cached_property
+    def _own_counts(self) -> Mapping[str, Tensor]:
+        return count(self.inputs, self.task, self.causal)
+
+
+def count(inputs: Mapping[str, Any], task: Task, causal: bool | None = None) -> dict[str, Tensor]:
+    """What one micro-batch holds; arguments as in `Batch`.
+
+    Returns:
+        {name in `COUNTED`: scalar float tensor}, on the device of the inputs.
+    """
+    tokens = masks.tokens_of(inputs)
+    found = {
+        "examples": torch.tensor(float(masks.rows_of(inputs)), device=masks.device_of(inputs)),
+        "predictions": masks.predictions_of(inputs, task).sum().float(),
+        "targets": masks.targets_of(inputs, task).sum().float(),
+    }
+    if tokens is None:
+        return found | {"tokens": found["examples"], "pairs": found["examples"]}
+    length = tokens.sum(1)
+    pairs = length * (length + 1) // 2 if masks.is_causal(task, causal) else length.square()
+    return found | {"tokens": length.sum().float(), "pairs": pairs.sum().float()}
+
+
+def count_step(
+    batches: Iterable[Mapping[str, Any]], task: Task, processes: int = 1, causal: bool | None = None
+) -> dict[str, Tensor]:
+    """What one optimizer step holds, per process: summed over its micro-batches and processes, divided by the latter.
+
+    All processes must call it together. One reduction, no host synchronisation.
+
+    Args:
+        batches: the accumulated micro-batches of this process, at least one.
+        task: decides what a prediction is.
+        processes: how many processes take part.
+
+    Returns:
+        {name in `COUNTED`: scalar float tensor}.
+    """
+    counts = [count(inputs, task, causal) for inputs in batches]
+    total = torch.stack([torch.stack([each[name] for name in COUNTED]) for each in counts]).sum(0)
+    if processes > 1:
+        dist.all_reduce(total)
+    return dict(zip(COUNTED, total / processes, strict=True))
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, factor: int) -> Tensor:
+        ctx.factor = factor
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None

@@ -1,0 +1,110 @@
+"""What losses on logits share: one comparison a position, in chunks where a vocabulary is large."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hf_distill.batch import Batch
+from hf_distill.losses.base import Loss
+from hf_distill.losses.schedules import Weight
+from hf_distill.signals import LOGITS, ModelShape, Signal
+from hf_distill.tasks import Task
+
+CHUNK_ELEMENTS = 2**22  # logits of one side in a chunk: 16 MiB in float32
+
+
+def bernoulli(logits: Tensor) -> Tensor:
+    """The two logits of every label's own yes and no: (..., labels) -> (..., labels, 2).
+
+    A softmax over them at any temperature is the softened Bernoulli of the label, so that every divergence between
+    distributions is one between multi-label answers too, label by label.
+    """
+    return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+
+
+def in_chunks(
+    function: Callable[..., Tensor], student: Tensor, teacher: Tensor, *more: Tensor, chunk_size: int | None = None
+) -> Tensor:
+    """`function(student, teacher, *more)` over some positions at a time, computed again in backward.
+
+    What a function holds per class (log-softmaxes in float32, mixtures) then exists for one chunk only.
+
+    Args:
+        function: of one value a position, (..., classes) twice -> (...).
+        student: shape (..., classes).
+        teacher: shape (..., classes of its own).
+        more: one entry a position, shape (...).
+        chunk_size: positions in a chunk; None takes as many as `CHUNK_ELEMENTS` logits hold.
+
+    Returns:
+        Shape (...), as the function gives at once.
+    """
+    shape, classes = student.shape[:-1], max(student.shape[-1], teacher.shape[-1])
+    size = chunk_size or max(1, CHUNK_ELEMENTS // classes)
+    if shape.numel() <= size:
+        return function(student, teacher, *more)
+    sides = [torch.split(side.reshape(-1, side.shape[-1]), size) for side in (student, teacher)]
+    rest = [torch.split(each.reshape(-1), size) for each in more]
+    parts = [
+        cast(Tensor, checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False))
+        for chunk in zip(*sides, *rest, strict=True)
+    ]
+    return torch.cat(parts).view(shape)
+
+
+class LogitLoss(Loss):
+    """A loss that compares logits position by position: examples, or the tokens that count.
+
+    Multi-label answers are compared label by label, each as a distribution over yes and no, and summed over labels.
+
+    Args:
+        chunk_size: positions that are compared at once and again in backward, so that a vocabulary's softmax never
+            exists for all positions; None chooses it, and one chunk is not recomputed.
+        weight: what the term is multiplied by in the total, a number or a schedule.
+    """
+
+    refused: ClassVar[dict[Task, str]] = {}  # task -> what to take instead
+
+    def __init__(self, chunk_size: int | None = None, weight: Weight = 1.0) -> None:
+        super().__init__(weight)
+        self.chunk_size = chunk_size
+
+    def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
+        """See `Loss.setup`.
+
+        Raises:
+            ValueError: there are no logits, the loss is not for this task, or an argument is out of range.
+        """
+        who = type(self).__name__
+        if task is Task.EMBEDDING:
+            raise ValueError(f"{who} needs logits: an embedding model has none. Use HiddenMSE or RKDDistance.")
+        if task in self.refused:
+            raise ValueError(f"{who} is not for {task}. {self.refused[task]}")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"{who}: chunk_size is {self.chunk_size}; it must be at least 1.")
+        temperature = getattr(self, "temperature", 1.0)
+        if temperature <= 0:
+            raise ValueError(f"{who}: temperature is {temperature}; it must be above 0.")
+
+    def pairs(self) -> list[tuple[Signal, Signal | None]]:
+        return [(LOGITS, LOGITS)]
+
+    @abstractmethod
+    def values(self, student: Tensor, teacher: Tensor, *more: Any) -> Tensor:
+        """One value a position: (..., classes) twice -> (...)."""
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        student, teacher = batch.align(student), batch.align(teacher)
+        if batch.task is Task.MULTI_LABEL:
+            values = self.chunked(bernoulli(student), bernoulli(teacher)).sum(-1)
+        else:
+            values = self.chunked(student, teacher)
+        return batch.mean(values, over="predictions")
+
+    def chunked(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
+        """`values`, in chunks."""
+        return in_chunks(self.values, student, teacher, *more, chunk_size=self.chunk_size)

@@ -1,0 +1,79 @@
+"""Student, teacher and losses, put together; what does not belong together is refused here, before step 1."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_distill import anatomy, students
+from hf_distill.capture import Capture
+from hf_distill.config import DistillationConfig
+from hf_distill.losses import Loss
+from hf_distill.objective import Objective
+from hf_distill.signals import LOGITS
+from hf_distill.tasks import Task, find_task
+from hf_distill.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher that were checked.
+
+    Args:
+        task: what both solve.
+        objective: the losses, set up.
+        capture: looks at what they want of the student, and at its answers.
+        causal: whether in one of the models no position sees a later one.
+    """
+
+    task: Task
+    objective: Objective
+    capture: Capture
+    causal: bool
+
+
+def check_student(student: nn.Module) -> None:
+    """Refuses what is no transformers model.
+
+    Raises:
+        ValueError: it is neither a PreTrainedModel nor a PeftModel.
+    """
+    if not isinstance(anatomy.unwrap(student), PreTrainedModel):
+        raise ValueError(f"the student is a {type(student).__name__}; it must be a PreTrainedModel or a PeftModel.")
+
+
+def pair(
+    student: nn.Module,
+    teacher: Teacher,
+    losses_for: Callable[[Task], Iterable[Loss]],
+    args: DistillationConfig,
+    tokenizer: Any,
+) -> Pair:
+    """Sets up the losses for two models, and prepares the teacher for what they want.
+
+    Args:
+        student: a transformers model or PEFT wrapper; takes over the teacher's labels if nobody named its own.
+        teacher: what it learns from.
+        losses_for: the losses of a task.
+        args: of the run; `greater_is_better` is set where a term chooses the best model.
+        tokenizer: what made the inputs, or None.
+
+    Raises:
+        ValueError: what cannot work; the message names what was found and the call that cures it.
+    """
+    if teacher.model is not None:
+        students.adopt_labels(anatomy.unwrap(student), anatomy.unwrap(teacher.model))
+    task = find_task(anatomy.unwrap(student))
+    objective = Objective(losses_for(task), args.balance)
+    mine, theirs = anatomy.describe(student), teacher.shape
+    objective.setup(mine, theirs, task)
+    if (args.metric_for_best_model or "").removeprefix("eval_") in objective.losses:
+        args.greater_is_better = False  # the Trainer knows a loss by the ending of its name alone
+    answers = set() if task is Task.EMBEDDING else {LOGITS}
+    compared = teacher.model is not None and theirs is not None and theirs.classes == mine.classes
+    wanted = objective.wanted_of_teacher | (answers if compared else set())
+    teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
+    capture = Capture(student, objective.wanted_of_student | answers)
+    return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))

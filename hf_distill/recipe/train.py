@@ -1,0 +1,40 @@
+"""The `train` part of a recipe: fields of a config class, converted to the types that it annotates."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from hf_distill.recipe.conversion import convert
+from hf_distill.recipe.did_you_mean import did_you_mean
+from hf_distill.recipe.yaml_lines import Key, Problem, is_secret
+
+_RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "group_by_length": "train_sampling_strategy: group_by_length",
+    "warmup_ratio": "warmup_steps, which takes a fraction below 1",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+}
+
+
+def checked_train(train: dict[str, Any], config_class: type) -> tuple[dict[str, Any], list[Problem]]:
+    """The values converted to the types of the dataclass's fields, and what is wrong with them."""
+    hints = typing.get_type_hints(config_class)
+    known = [entry.name for entry in dataclasses.fields(config_class) if entry.init]
+    converted: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in train.items():
+        key: Key = ("train", name)
+        if name not in known:
+            problems.append((key, f"unknown key '{name}' in train{_renamed(name) or did_you_mean(name, known)}"))
+        elif is_secret(name):
+            cure = "log in with `hf auth login` or set HF_TOKEN"
+            problems.append((key, f"train.{name}: a recipe is saved beside the model, so it holds no secret; {cure}"))
+        else:
+            converted[name], found = convert(value, hints.get(name, Any), key)
+            problems += found
+    return converted, problems
+
+
+def _renamed(name: Any) -> str:
+    return f"; transformers 5 calls it {_RENAMED[name]}" if name in _RENAMED else ""

@@ -1,0 +1,42 @@
+"""The teacher as a user gives it: a model, its id, or a `Teacher`."""
+
+from typing import Any, Literal
+
+from torch import nn
+
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.model import ModelTeacher, load
+
+
+def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_name"] | None = None) -> Teacher:
+    """A `Teacher` of what was given.
+
+    Args:
+        given: a `Teacher` is left as it is; a model, or its Hub id or folder, becomes a `ModelTeacher`.
+        label_map: of that `ModelTeacher`, also of one that was given and says none itself.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if given is None:
+        raise ValueError(
+            "no teacher. Pass teacher=, a model in eval mode, a model id, or a hf_distill.teachers.Teacher."
+        )
+    if isinstance(given, ModelTeacher) and given.label_map is None:
+        given.label_map = label_map
+    if isinstance(given, Teacher):
+        return given
+    return ModelTeacher(load(given) if isinstance(given, str) else given, label_map=label_map)
+
+
+def model_inside(teacher: Teacher, student: str) -> Any:
+    """The teacher's model, whose head a student that is loaded by id takes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if teacher.model is None:
+        raise ValueError(
+            f"the student {student!r} cannot be loaded by id: this teacher has no head to copy. Load it first."
+        )
+    return teacher.model

@@ -1,0 +1,53 @@
+"""What a trainer knows for a model card, before anything was measured."""
+
+from importlib.metadata import version
+from typing import Any
+
+from transformers import Trainer
+
+from hf_distill import anatomy
+from hf_distill.card import CardFacts
+from hf_distill.losses.schedules import Schedule, Weight
+
+
+def training_facts(trainer: Trainer) -> CardFacts:
+    """Labels, losses, settings and versions of a `DistillationTrainer`.
+
+    Args:
+        trainer: read, and left as it is.
+    """
+    student, teacher, args = anatomy.unwrap(trainer.model), trainer.teacher.model, trainer.args
+    shape, names = anatomy.describe(student), anatomy.named_labels(student)
+    precision = trainer.accelerator.mixed_precision
+    return CardFacts(
+        task=str(trainer.task),
+        student=f"{type(student).__name__}, {shape.layers} layers, width {shape.width}",
+        teacher=None if teacher is None else anatomy.unwrap(teacher).name_or_path or None,
+        losses=[_loss(loss) for loss in trainer.objective],
+        labels=[names[index] for index in sorted(names)] if names else [],
+        train_split="train",
+        train_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
+        steps=trainer.state.global_step,
+        epochs=trainer.state.epoch,
+        batch_size=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        learning_rate=args.learning_rate,
+        precision=precision if precision != "no" else "float32",
+        seed=args.seed,
+        device=args.device.type,
+        versions={name: version(name) for name in ("hf-distill", "transformers", "torch", "datasets")},
+    )
+
+
+def _loss(loss: Any) -> dict[str, Any]:
+    return {
+        "name": type(loss).__name__,
+        "weight": _weight(loss.weight),
+        "config": loss.config,
+        "citation": loss.citation,
+    }
+
+
+def _weight(weight: Weight) -> float | str:
+    if not callable(weight):
+        return weight
+    return str(weight) if isinstance(weight, Schedule) else "a function of progress"

@@ -1,0 +1,25 @@
+"""What a card says of a training without anybody measuring anything."""
+
+from runs import classifier, distillation, rows
+
+from hf_distill.losses import SoftTargets, TaskLoss
+from hf_distill.training_facts import training_facts
+
+NAMES = {0: "anger", 1: "joy", 2: "fear"}
+
+
+def test_the_trainer_knows_its_labels_losses_and_settings(tmp_path):
+    student, teacher = classifier(id2label=NAMES), classifier(seed=1, id2label=NAMES)
+    losses = [TaskLoss(weight=0.5), SoftTargets(temperature=2.0, weight=0.25)]
+    trainer = distillation(tmp_path, student, teacher, losses, rows(12), gradient_accumulation_steps=2, max_steps=1)
+    trainer.train()
+    facts = training_facts(trainer)
+    assert facts == trainer.own_facts()
+    assert facts.labels == ["anger", "joy", "fear"]
+    assert facts.student == "BertForSequenceClassification, 2 layers, width 32"
+    assert facts.teacher is None  # made here: it has no name
+    assert [(loss["name"], loss["weight"]) for loss in facts.losses] == [("TaskLoss", 0.5), ("SoftTargets", 0.25)]
+    assert facts.losses[1]["config"]["temperature"] == 2.0
+    assert (facts.task, facts.train_rows, facts.steps, facts.batch_size) == ("single_label", 12, 1, 8)
+    assert (facts.precision, facts.device, facts.seed) == ("float32", "cpu", 42)
+    assert {"hf-distill", "transformers", "torch", "datasets"} == set(facts.versions)
