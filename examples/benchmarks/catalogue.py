@@ -7,8 +7,8 @@
 One teacher (6 layers), one student of 3 layers made of its blocks, 6,000 rows, one epoch, for every run of a seed the
 same batches in the same order. The second term of a pair pulls as hard as soft targets do (`balance="gradient_norm"`),
 so that no weight was tuned for any of them; alone, a loss has weight 1. The student starts with the teacher's head, so
-that a loss that never looks at logits has figures too. What the teacher says of a batch is computed once and remembered
-for all runs of a seed. A run that is finished is not made again.
+that a loss that never looks at logits has figures too. What the teacher says of a batch is computed once and
+remembered for all runs of a seed. A run that is finished is not made again.
 
 Seconds are measured apart, each loss and soft targets in turn, teacher live: `--time`.
 """
