@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 
 from hf_distill import DistillationTrainer
 from hf_distill.batch import Batch
-from hf_distill.losses import AttentionKL, HiddenMSE, Sobolev, SoftTargets, TaskLoss
+from hf_distill.losses import AttentionKL, HiddenMSE, Sobolev, SoftTargets, SortedLogits, TaskLoss
 from hf_distill.signals import LOGITS
-from hf_distill.teachers import ModelTeacher
+from hf_distill.teachers import ModelTeacher, Teacher
 
 
 class PassesNothingOn(DistillationTrainer):
@@ -141,3 +141,22 @@ def test_second_derivatives_of_what_has_none_are_refused(tmp_path: Path, switch:
     wide = student(hidden_size=32)
     with pytest.raises(ValueError, match=f"differentiated again.*Turn {switch} off"):
         trainer_of(tmp_path, [Sobolev()], wide, max_steps=1, torch_compile_backend="eager", **{switch: True}).train()
+
+
+def test_a_teacher_of_other_classes_teaches_their_sorted_probabilities(tmp_path: Path) -> None:
+    class Elsewhere(Teacher):
+        """Another model behind a wall: seven classes, no shape."""
+
+        def observe(self, batch: Batch) -> Any:
+            answers = torch.nn.functional.one_hot(batch.inputs["input_ids"][:, 0] % 7, 7)
+            return {LOGITS: answers * 3.0}
+
+    others = {"teacher": Elsewhere()}
+    trainer = trainer_of(tmp_path, [SortedLogits()], head="one label", others=others, learning_rate=1.0)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_sorted_logits"] < before["eval_sorted_logits"]
+    assert "eval_agreement" not in after
+    with pytest.raises(ValueError, match=r"the student's logits are \(8, 3\), the teacher's \(8, 7\)"):
+        trainer_of(tmp_path, [SoftTargets()], head="one label", others=others).train()

@@ -2,7 +2,7 @@
 
 from runs import classifier, distillation, rows
 
-from hf_distill.losses import SoftTargets, TaskLoss
+from hf_distill.losses import SoftTargets, TaskLoss, linear
 from hf_distill.training_facts import training_facts
 
 NAMES = {0: "anger", 1: "joy", 2: "fear"}
@@ -23,3 +23,10 @@ def test_the_trainer_knows_its_labels_losses_and_settings(tmp_path):
     assert (facts.task, facts.train_rows, facts.steps, facts.batch_size) == ("single_label", 12, 1, 8)
     assert (facts.precision, facts.device, facts.seed) == ("float32", "cpu", 42)
     assert {"hf-distill", "transformers", "torch", "datasets"} == set(facts.versions)
+
+
+def test_a_weight_that_changes_is_put_in_words(tmp_path):
+    losses = [TaskLoss(weight=linear(1.0, 0.0)), SoftTargets(weight=lambda progress: progress)]
+    trainer = distillation(tmp_path, classifier(), classifier(seed=1), losses, rows(4), max_steps=1)
+    weights = [loss["weight"] for loss in training_facts(trainer).losses]
+    assert weights == ["linear from 1 to 0", "a function of progress"]

@@ -1,5 +1,6 @@
 """The catalogue of losses, as it is printed."""
 
+import inspect
 from io import StringIO
 
 import pytest
@@ -41,6 +42,20 @@ def test_one_loss_with_its_arguments_and_its_source():
     assert text.startswith("RKDAngle(")
     assert "weight" in text
     assert "Source: Park et al. 2019" in text
+
+
+@pytest.mark.parametrize("loss", [loss for members in CATALOGUE.values() for loss in members])
+def test_every_argument_is_explained_and_every_line_fits(loss):
+    text = shown(loss.__name__)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    explained = {line.strip().partition(":")[0] for line in text.splitlines() if line.startswith("    ")}
+    assert set(inspect.signature(loss).parameters) <= explained
+
+
+def test_paragraphs_are_filled_again():
+    lines = [line.rstrip() for line in shown("HiddenMSE", width=60).splitlines()]
+    assert "Hidden states of matched layers, by squared error over" in lines
+    assert "attended tokens." in lines
 
 
 @pytest.mark.parametrize(

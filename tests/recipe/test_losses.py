@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from written_recipes import CATALOGUE, GOOD, STAND_INS, assert_refused, refusal, write
 
+from hf_distill.losses import linear
 from hf_distill.recipe import RecipeError, build_losses, load
 
 
@@ -63,3 +64,20 @@ def test_custom_losses_only_where_allowed(monkeypatch: pytest.MonkeyPatch) -> No
         assert problem in refusal(path, f"losses.1.name={name}", allow_custom_code=True)
     assert sys.path == before
     monkeypatch.delitem(sys.modules, "my_own_losses")
+
+
+def test_a_weight_may_be_a_schedule() -> None:
+    text = GOOD.replace("weight: 0.1", "weight: {linear: [0.1, 0.0]}")
+    assert text != GOOD
+    found = build_losses(load(write(text)))
+    assert found[2].weight == linear(0.1, 0.0)
+    known = "a weight is a number or one of linear, cosine, warmup with its arguments, such as {linear: [1.0, 0.0]}."
+    for written, line in (
+        ("{lineal: [1, 0]}", f"12: losses[2].weight: {known}"),
+        (
+            "{linear: [1, 0, 0]}",
+            "12: losses[2].weight: over=0 is no share of the training; it must be above 0 and at most 1.",
+        ),
+        ("much", "12: losses[2].weight: expected a number, found 'much'"),
+    ):
+        assert_refused("weight: 0.1", f"weight: {written}", line)
