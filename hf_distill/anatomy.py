@@ -232,6 +232,8 @@ def vocabulary(model: nn.Module) -> int | None:
 
 def logits_of(outputs: Any, task: Task) -> Tensor:
     """The logits in a model's output: (batch, classes), (batch, tokens, classes), or (batch, 2, tokens) for spans."""
+    if isinstance(outputs, tuple):
+        raise ValueError("the model returns a tuple, without names. Load it with return_dict=True, the default.")
     if task is Task.SPAN:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
     for name in ("logits", "prediction_logits"):

@@ -13,9 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.derivatives import input_gradient
-from hf_distill.signals import EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
-
-ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
+from hf_distill.signals import ATTENTION_KINDS, EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
 
 
 @dataclass(frozen=True)

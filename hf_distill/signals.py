@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
 EMBEDDINGS: Literal["embeddings"] = "embeddings"
 Layer = int | Literal["embeddings"]
 Pooling = Literal["first", "last", "mean"]

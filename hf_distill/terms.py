@@ -81,8 +81,10 @@ class EvaluatedTerms:
     ) -> None:
         """Adds those of one batch: each is a mean over its rows."""
         sums = torch.stack([*terms.values(), torch.ones_like(next(iter(terms.values())))]).float() * batch.rows
-        alike = logits is not None and teacher_logits is not None and logits.shape == teacher_logits.shape
-        if alike and batch.task is not Task.REGRESSION:
+        if logits is None or teacher_logits is None or logits.shape != teacher_logits.shape:
+            self._sums.append(sums)
+            return
+        if batch.task is not Task.REGRESSION:
             agreed = batch.per_example(agreement(batch.align(logits), batch.align(teacher_logits), batch.task))
             sums = torch.cat([sums, agreed.sum(0).to(sums)])
         self._sums.append(sums)

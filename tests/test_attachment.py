@@ -231,3 +231,17 @@ def test_what_is_saved_of_adapters_is_plain(tmp_path: Path, bias: Any) -> None:
     loaded = PeftModel.from_pretrained(base, tmp_path / "saved").eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, trainer.model.eval()(**inputs).logits, rtol=0, atol=1e-6)
+
+
+def test_a_student_is_plain_after_training_for_those_who_save_it_themselves(tmp_path: Path) -> None:
+    """PEFT saves biases by their names and asks nobody what to leave out."""
+    config = LoraConfig(task_type="SEQ_CLS", r=2, bias="all")
+    trainer = trainer_of(tmp_path, [HiddenMSE()], others={"peft_config": config}, max_steps=1)
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "own")
+    assert not [name for name in load_file(tmp_path / "own" / "adapter_model.safetensors") if "objective" in name]
+    fresh = student()
+    plain = trainer_of(tmp_path, [HiddenMSE()], student(), max_steps=1)
+    plain.train()
+    fresh.load_state_dict(plain.model.state_dict())
+    assert plain.model.num_parameters() == fresh.num_parameters()

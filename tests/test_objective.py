@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hf_distill.batch import Batch
-from hf_distill.losses import AttentionKL, HiddenMSE, RKDDistance, SoftTargets, TaskLoss
+from hf_distill.losses import AttentionKL, HiddenMSE, RKDDistance, SoftTargets, TaskLoss, linear
 from hf_distill.objective import Objective
 from hf_distill.signals import LOGITS, ModelShape, attention, hidden, pooled
 from hf_distill.tasks import Task
@@ -73,8 +73,64 @@ def test_what_cannot_be_an_objective_is_refused():
         ([nn.MSELoss()], r"losses holds MSELoss\(\), which is no loss; pass instances, such as SoftTargets\(\)."),
         ([SoftTargets], "which is no loss; pass instances"),
         ([one, one], "losses holds one and the same TaskLoss twice; make two of them."),
+        (SoftTargets(), r"losses is one SoftTargets; pass a list, losses=\[SoftTargets\(...\)\]."),
     ):
         with pytest.raises(ValueError, match=message):
             Objective(losses)
     with pytest.raises(ValueError, match="an embedding model has none"):
         Objective([TaskLoss()]).setup(STUDENT, TEACHER, Task.EMBEDDING)
+
+
+@pytest.mark.parametrize("taken", ["loss", "agreement", "items"])
+def test_a_name_that_means_something_else_is_refused(taken):
+    other = type("Other", (SoftTargets,), {"name": taken})
+    with pytest.raises(
+        ValueError, match=f"a loss is called '{taken}', which has another meaning in the logs. Rename it"
+    ):
+        Objective([other()])
+
+
+def test_models_without_tokens_of_one_width_are_refused():
+    images = ModelShape("ConvModel", layers=4, width=0, heads=0, classes=5)
+    for loss in (RKDDistance(), HiddenMSE(projection="none")):
+        with pytest.raises(ValueError, match="looks at hidden states of tokens or patches, and ConvModel has none"):
+            Objective([loss]).setup(images, images, Task.SINGLE_LABEL)
+    Objective([SoftTargets()]).setup(images, images, Task.SINGLE_LABEL)
+
+
+def test_a_list_of_losses_is_left_as_it_was():
+    losses = [HiddenMSE()]
+    Objective(losses).setup(STUDENT, TEACHER, Task.TOKENS)
+    assert not list(losses[0].parameters())
+    assert losses[0].matched == {}
+
+
+def test_weights_follow_progress_and_multipliers():
+    objective = Objective([SoftTargets(weight=linear(1.0, 0.0)), TaskLoss(weight=2.0)], balance="gradient_norm")
+    objective.progress = 0.25
+    assert objective.weights() == {"soft_targets": 0.75, "task_loss": 2.0}
+    objective.multipliers.copy_(torch.tensor([2.0, 0.5]))
+    assert objective.weights() == {"soft_targets": 1.5, "task_loss": 1.0}
+    batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
+    student, teacher = {LOGITS: torch.randn(2, 5)}, {LOGITS: torch.randn(2, 5)}
+    terms = objective(student, teacher, batch)
+    torch.testing.assert_close(terms["soft_targets"], 1.5 * SoftTargets()(student, teacher, batch))
+    torch.testing.assert_close(terms["task_loss"], TaskLoss()(student, teacher, batch))
+    assert objective.changes_weights
+    assert not Objective([TaskLoss()]).changes_weights
+    assert Objective([TaskLoss(weight=lambda progress: progress)]).changes_weights
+
+
+def test_balance_measures_on_the_layers_that_it_is_given():
+    layer = nn.Linear(3, 5)
+    logits = layer(torch.randn(2, 3))
+    objective = Objective([SoftTargets(weight=3.0), TaskLoss(weight=1.0)], balance="gradient_norm")
+    batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
+    terms = objective({LOGITS: logits}, {LOGITS: torch.randn(2, 5)}, batch, [list(layer.parameters())])
+    pulls = []
+    for term in terms.values():
+        gradients = torch.autograd.grad(term, list(layer.parameters()), retain_graph=True)
+        pulls.append(sum(float(each.square().sum()) for each in gradients) ** 0.5)
+    assert pulls[0] == pytest.approx(3 * pulls[1], rel=1e-4)
+    with pytest.raises(ValueError, match="balance='equal' is not known"):
+        Objective([TaskLoss()], balance="equal")

@@ -164,3 +164,24 @@ def test_agreement_is_that_of_decisions():
     assert agreement(student, teacher, Task.SINGLE_LABEL).tolist() == [1, 0]
     assert agreement(student - 2.5, teacher, Task.MULTI_LABEL).tolist() == [0.5, 0.5]
     assert agreement(student[None], teacher[None], Task.TOKENS).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("head", ["ForMultipleChoice", "ForNextSentencePrediction"])
+def test_a_head_that_is_not_known_is_refused_and_not_taken_for_none(head):
+    with pytest.raises(
+        ValueError, match=rf"^Bert{head} has a head of a kind that is not known here\. .* or pass model\.base_model"
+    ):
+        find_task(tiny("bert", head))
+
+
+def test_a_head_of_ones_own_is_refused_unless_it_is_made_from_a_known_one():
+    class Mine(transformers.BertPreTrainedModel):
+        pass
+
+    class Better(transformers.BertForTokenClassification):
+        pass
+
+    config = tiny("bert").config
+    with pytest.raises(ValueError, match=r"^Mine has a head of a kind that is not known here"):
+        find_task(Mine(config))
+    assert find_task(Better(config)) is Task.TOKENS

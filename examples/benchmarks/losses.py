@@ -1,6 +1,6 @@
 """Every loss of the catalogue against its plain formula: time and peak memory of forward and backward, in one run.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/losses.py              # all of them: about 4 minutes on one core
+    OMP_NUM_THREADS=1 python examples/benchmarks/losses.py              # all of them: about 3 minutes of one free core
     OMP_NUM_THREADS=1 python examples/benchmarks/losses.py --losses RKDAngle SoftTargets
     python examples/benchmarks/losses.py --sizes full                   # larger ones, for a GPU or for patience
 
@@ -12,13 +12,13 @@ same gradient (`torch.testing.assert_close`) before anything is measured.
 How to read the table. The size is the shape of the student's first input. What grows is the batch for losses that
 relate examples, the sequence for those on hidden states and attention, and the positions before a vocabulary of 32,000
 for those on logits. Small sizes show the cost of the calls, large ones that of the arithmetic. Ratios are ours over
-plain: below 1 is better than plain. Recomputation costs time by design, up to the forward once more, and pays in memory
+plain: below 1 is better than plain. Recomputation costs time by design, up to the forward once more, and saves memory
 from the size on at which there is more than one block.
 
 Milliseconds are the median of forward and backward, the two in turn and in changing order. On a CPU with one thread
 they are the processor's time, which others on a busy machine disturb least; else the clock's. MB (10^6 bytes) is the
-most that is alive at once beyond the inputs, the student's gradient included: on a CPU all that torch's allocator gives
-out, buffers inside an operator too (`torch.profiler`; not the scratch of MKL and oneDNN), on CUDA
+most that is alive at once beyond the inputs, the student's gradient included: on a CPU all that torch's allocator
+gives out, buffers inside an operator too (`torch.profiler`; not the scratch of MKL and oneDNN), on CUDA
 `torch.cuda.max_memory_allocated`.
 """
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_distill.batch import Batch
 from hf_distill.losses.schedules import Weight
-from hf_distill.signals import EMBEDDINGS, LOGITS, Layer, ModelShape, Signal, Signals
+from hf_distill.signals import ATTENTION_KINDS, EMBEDDINGS, LOGITS, Layer, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 
 LayerMap = Mapping[Layer, Layer] | Literal["uniform", "last"]
@@ -128,12 +128,18 @@ class LayerLoss(Loss):
         """See `Loss.setup`.
 
         Raises:
-            ValueError: the teacher is no model, or a layer does not exist.
+            ValueError: the teacher is no model, a layer does not exist, or the attention of one cannot be recorded.
         """
         who = type(self).__name__
         if teacher is None:
             raise ValueError(f"{who} needs the layers of a teacher model, and this teacher is not one. Leave it out.")
         self.matched = match_layers(self.layers, student, teacher, who, self.allows_embeddings)
+        blind = next((shape.name for shape in (student, teacher) if not shape.heads), None)
+        if blind is not None and any(signal.kind in ATTENTION_KINDS for signal, _ in self.pairs()):
+            raise ValueError(
+                f"{who}: the attention of {blind} does not go through transformers' attention interface, so it cannot "
+                "be recorded. Use HiddenMSE or HiddenCosine."
+            )
 
     @abstractmethod
     def signal(self, layer: Layer) -> Signal:

@@ -102,6 +102,8 @@ class SoftTargets(LogitLoss):
         super().setup(student, teacher, task)
         if self.standardize and task in (Task.MULTI_LABEL, Task.REGRESSION, Task.SPAN):
             raise ValueError(f"SoftTargets(standardize=True) is for classes, and the task is {task}. Leave it out.")
+        if self.standardize and student.classes == 2:
+            raise ValueError("SoftTargets(standardize=True): of two classes only the sign is left. Leave it out.")
 
     def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         if self.standardize:

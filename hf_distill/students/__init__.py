@@ -148,7 +148,8 @@ def adopt_labels(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     if student.config.num_labels != teacher.config.num_labels:
         return
     if anatomy.named_labels(student) is None and anatomy.named_labels(teacher) is not None:
-        student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
+        student.config.id2label = dict(teacher.config.id2label)
+        student.config.label2id = dict(teacher.config.label2id)
     task = find_task(teacher)
     if student.config.problem_type is None and find_task(student).per_example and task in PROBLEM_TYPES:
         student.config.problem_type = PROBLEM_TYPES[task]

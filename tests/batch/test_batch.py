@@ -386,3 +386,9 @@ def test_a_total_is_the_sum_over_what_counts():
     expected = sum(value for value, kept in zip(values.flatten(), batch.predictions.flatten(), strict=True) if kept)
     assert batch.total(values, "predictions") == expected
     torch.testing.assert_close(batch.mean(values, "predictions"), expected / batch.predictions.sum())
+
+
+def test_a_mean_over_examples_takes_a_row_for_each():
+    batch = Batch({"input_ids": torch.ones(2, 3)}, Task.SINGLE_LABEL)
+    with pytest.raises(ValueError, match=r"^mean over examples needs values of 2 rows, got 8\.$"):
+        batch.mean(torch.ones(8), over="examples")  # windows of an image, four a row

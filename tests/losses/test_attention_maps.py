@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_distill.batch import Batch
-from hf_distill.losses import AttentionKL, AttentionMSE, attention_kl, attention_mse
+from hf_distill.losses import AttentionKL, AttentionMSE, MiniLM, MiniLMv2, attention_kl, attention_mse
 from hf_distill.signals import attention, attention_scores
 from hf_distill.tasks import Task
 
@@ -165,3 +165,10 @@ def test_what_does_not_fit_is_refused(kind):
 
 def test_their_names():
     assert [AttentionKL().name, AttentionMSE().name] == ["attention_kl", "attention_mse"]
+
+
+@pytest.mark.parametrize("kind", [AttentionKL, AttentionMSE, MiniLM, MiniLMv2])
+def test_a_model_whose_attention_cannot_be_recorded_is_refused_for_that(kind):
+    blind = replace(STUDENT, name="BlindModel", heads=0)
+    said = "the attention of BlindModel does not go through transformers' attention interface, so it cannot be"
+    refuses(kind(), f"{kind.__name__}: {said} recorded. Use HiddenMSE or HiddenCosine.", student=blind)

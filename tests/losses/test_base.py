@@ -176,3 +176,10 @@ def test_a_loss_keeps_nothing_of_a_batch(loss):
     """What is saved beside a checkpoint is projections alone."""
     loss.setup(STUDENT, TEACHER, Task.TOKENS)
     assert all(name.startswith("projections.") for name in loss.state_dict())
+
+
+def test_logits_of_another_shape_are_refused_and_not_broadcast():
+    batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
+    for theirs in (torch.zeros(2, 1), torch.zeros(1, 3)):
+        with pytest.raises(ValueError, match=r"SoftTargets: the student's logits are \(2, 3\), the teacher's"):
+            SoftTargets()({LOGITS: torch.zeros(2, 3)}, {LOGITS: theirs}, batch)

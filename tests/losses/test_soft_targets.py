@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hf_distill.losses import SoftTargets, binary_kl_divergence, kl_divergence, 
 from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
 
-from .contract import LossContract, PositionContract, randn, refuses
+from .contract import STUDENT, LossContract, PositionContract, randn, refuses
 
 LOGIT_ROWS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
 
@@ -157,6 +158,9 @@ def test_what_does_not_fit_is_refused():
     for task in (Task.MULTI_LABEL, Task.REGRESSION, Task.SPAN):
         message = f"SoftTargets(standardize=True) is for classes, and the task is {task}. Leave it out."
         refuses(SoftTargets(standardize=True), message, task)
+    two = replace(STUDENT, classes=2)
+    message = "SoftTargets(standardize=True): of two classes only the sign is left. Leave it out."
+    refuses(SoftTargets(standardize=True), message, student=two)
 
 
 def test_its_name():
