@@ -20,7 +20,8 @@ def benchmark(monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "SIZES", {"small": {kind: (size,) for kind, size in TINY.items()}})
-    monkeypatch.setattr(module, "VOCABULARY", 50)
+    for name, tiny in {"VOCABULARY": 50, "NARROW": 24, "WIDE": 48}.items():
+        monkeypatch.setattr(module, name, tiny)
     monkeypatch.setattr(module, "PAIRS", (1, 1))
     return module
 
@@ -72,7 +73,7 @@ def test_only_the_chosen_losses_run(benchmark, monkeypatch, capsys):
     run(benchmark, monkeypatch, "--losses", "DIST", "RKDAngle")
     out = capsys.readouterr().out
     assert "| DIST, multi-label | 5 x 1000 |" in out
-    assert "| RKDAngle | 4 x 384 |" in out
+    assert "| RKDAngle | 4 x 24 |" in out
     assert "SoftTargets" not in out
 
 

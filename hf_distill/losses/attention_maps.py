@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.batch import Batch
@@ -52,7 +53,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     student, teacher = student.float(), teacher.detach().float()
     if mask is not None:
         student, teacher = (torch.where(mask.bool(), side, 0.0) for side in (student, teacher))
-    return (student - teacher).square().mean(1)
+    return F.mse_loss(student, teacher, reduction="none").mean(1)
 
 
 class _AttentionLoss(LayerLoss):

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.batch import Batch
@@ -21,7 +22,7 @@ def hidden_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Jiao et al. 2020 (TinyBERT), arXiv:1909.10351, equation 8.
     Differs from the paper: nothing; the authors' code averages over padding too, `HiddenMSE` does not.
     """
-    return (student.float() - teacher.detach().float()).square().mean(-1)
+    return F.mse_loss(student.float(), teacher.detach().float(), reduction="none").mean(-1)
 
 
 class HiddenMSE(ProjectedLayerLoss):

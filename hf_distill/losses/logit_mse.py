@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.batch import Batch
@@ -22,7 +23,7 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Kim et al. 2021, arXiv:2105.08919, the squared error of logits; before it Ba, Caruana 2014.
     Differs from the paper: the mean over classes, where it sums (as DistilBERT's code does).
     """
-    return (student.float() - teacher.detach().float()).square().mean(-1)
+    return F.mse_loss(student.float(), teacher.detach().float(), reduction="none").mean(-1)
 
 
 class LogitMSE(LogitLoss):

@@ -27,9 +27,14 @@ def rounding(rows: Tensor) -> Tensor:
 
 def distances(rows: Tensor) -> Tensor:
     """Pairwise Euclidean distances, (batch, dim) -> (batch, batch); the gradient of a distance of 0 is 0."""
-    # from differences: |a|^2 + |b|^2 - 2ab loses all digits where the rows share a large mean, and bf16 under autocast
-    found: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    return found
+    # |a|^2 + |b|^2 - 2ab loses digits where rows lie close together far from 0: hence centred, and in float64
+    rows = (rows - rows.mean(0)).to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    with torch.autocast(rows.device.type, enabled=False):
+        products = rows @ rows.T
+    lengths = products.diagonal()
+    squares = lengths[:, None] + lengths - 2 * products
+    apart = (squares > 0) & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0).float()
 
 
 def relative_distances(rows: Tensor) -> Tensor:
