@@ -69,12 +69,13 @@ def line(logs: Mapping[str, float], step: int, steps: int, terms: Collection[str
         rate = f"learning rate {logs['learning_rate']:.2g}" if "learning_rate" in logs else ""
         return "  ".join(filter(None, (f"step {step:,}/{steps:,}", total, rate)))
     found = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
-    said = [
-        f"{name.replace('_', ' ')} {value:.4g}"
-        for name, value in found.items()
-        if name not in terms and not name.endswith(_UNSAID)
-    ]
-    return f"step {step:,}/{steps:,}  validation: {', '.join(said)}" if said else ""
+    said = figures({name: value for name, value in found.items() if name not in terms and not name.endswith(_UNSAID)})
+    return f"step {step:,}/{steps:,}  validation: {said}" if said else ""
+
+
+def figures(found: Mapping[str, float]) -> str:
+    """Metrics in a row: `macro f1 0.5344, micro f1 0.6065`."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
 
 
 def _duration(seconds: float) -> str:

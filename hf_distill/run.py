@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from rich.console import Console
@@ -21,11 +22,10 @@ from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss, TaskLoss
-from hf_distill.report import TEACHER, ModelFacts
+from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
 from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
 from hf_distill.trainer import DistillationTrainer
 
-ALONE, DISTILLED = "student alone", "distilled student"
 BASELINE_FOLDER = "student_alone"
 
 
@@ -96,6 +96,7 @@ def train(
     console.print(_introduction(ready), highlight=False, markup=False)
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
+    console.print(_teachers_worth(ready), highlight=False, markup=False, end="")
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
     if start is not None:
@@ -337,6 +338,21 @@ def _introduction(ready: Ready) -> str:
     lines = [f"task:    {ready.task}{labels}", f"rows:    {rows}"]
     copied = getattr(ready.student, "copied", None)
     return "\n".join([*lines, f"student: {copied or type(ready.student).__name__}"])
+
+
+def _teachers_worth(ready: Ready) -> str:
+    """A line with the teacher's own figures on validation, said before hours of learning from it; "" if unknown."""
+    rows = ready.dataset.get("validation")
+    if ready.args.process_index or rows is None or (labels := evaluation.labels_of(rows)) is None:
+        return ""
+    logits = evaluation.predict(ready.teacher, rows, ready.tokenizer, description="measuring the teacher")
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(
+            "the teacher's logits are not finite on the validation split. Load it in float32, or check its weights."
+        )
+    order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
+    found = evaluation.quality(ready.task, logits if order is None else logits[:, order], labels)
+    return f"teacher: validation: {progress.figures(found)}\n"
 
 
 def _card_facts(ready: Ready, facts: CardFacts, figures: evaluation.Figures, command: str | None) -> CardFacts:

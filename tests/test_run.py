@@ -12,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import evaluation, metrics, recipe, report, run
@@ -64,6 +65,19 @@ def test_the_student_alone_has_the_same_start_and_the_same_steps_and_no_teacher(
     saved = AutoModelForSequenceClassification.from_pretrained("out/student_alone")
     assert same(weights(saved), alone[1])
     assert same(weights(AutoModelForSequenceClassification.from_pretrained("out")), distilled[1])
+
+
+def test_what_the_teacher_is_worth_is_said_before_anybody_learns_from_it(folder):
+    _, printed = train(quick=False)
+    before, _ = printed.split("student alone: same start")
+    (said,) = re.findall(r"teacher: validation: mean average precision ([\d.]+), macro f1", before)
+    lines = Path("data/dev.tsv").read_text().splitlines()[1:]
+    texts, named = zip(*(line.split("\t") for line in lines), strict=True)
+    labels = np.array([[label in names.split(",") for label in LABELS] for names in named])
+    tokenizer, teacher = AutoTokenizer.from_pretrained("teacher"), run.teachers.load("teacher").eval()
+    with torch.no_grad():
+        logits = teacher(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits
+    assert float(said) == pytest.approx(average_precision_score(labels, logits), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hf_distill.report import digits, markdown
 from hf_distill.report.latency import Latency
 from hf_distill.report.latency import latencies as latencies  # `report.latencies`: the first half of every report
 
-TEACHER = "teacher"
+TEACHER, ALONE, DISTILLED = "teacher", "student alone", "distilled student"
 LOWER_IS_BETTER = frozenset({"mse", "mae", "rmse", "kl", "loss", "perplexity", "wer", "cer"})
 _LONGEST_NAME = 24  # characters; longer names of models fold
 _VERSION = 1
@@ -169,7 +169,10 @@ def markdown_table(facts: Sequence[ModelFacts], metrics: Sequence[str] | None = 
 
 
 def summary(facts: Sequence[ModelFacts]) -> list[str]:
-    """One sentence a student: its share of the teacher's first metric, parameters and speed. None if no teacher."""
+    """One sentence a student: its share of the teacher's first metric, parameters and speed. None if no teacher.
+
+    Where the student alone is better than the teacher, one more says so: then there was nothing to be learned from it.
+    """
     teacher = next((fact for fact in facts if fact.name == TEACHER), None)
     if teacher is None:
         return []
@@ -185,6 +188,8 @@ def summary(facts: Sequence[ModelFacts]) -> list[str]:
         said = ", ".join(part for part in parts if part)
         if fact is not teacher and said:
             lines.append(f"{fact.name}: {said}.")
+        if fact.name == ALONE and quality is not None and quality > 1:
+            lines.append("The teacher is worse than the student alone: train it longer, or take a better one.")
     return lines
 
 

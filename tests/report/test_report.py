@@ -147,6 +147,15 @@ def test_summary_compares_only_what_was_measured():
     assert report.summary([zero, ModelFacts("small", 0, metrics={"accuracy": 0.6})]) == []
 
 
+@pytest.mark.parametrize(("alone", "said"), [(0.81, 1), (0.8, 0), (0.7, 0)])
+def test_a_teacher_that_is_worse_than_the_student_alone_is_pointed_out(alone, said):
+    facts = [
+        ModelFacts(name, metrics={"accuracy": value}) for name, value in (("teacher", 0.8), ("student alone", alone))
+    ]
+    facts.append(ModelFacts("distilled student", metrics={"accuracy": 0.82}))
+    assert " ".join(report.summary(facts)).count("The teacher is worse than the student alone") == said
+
+
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
