@@ -179,6 +179,8 @@ class Capture:
         if signal.kind == "label_embeddings":
             return self._ordered(self._seen_by_labels(), axis=1)
         if signal == TASK_LOSS:
+            if outputs.loss is None:
+                raise ValueError(f"{self._name} was given no labels and computes no loss of its own. Use TaskLoss.")
             loss: Tensor = outputs.loss
             return loss
         layer = self._index(signal)

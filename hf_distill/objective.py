@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hf_distill.balance import gradient_norms, multipliers
 from hf_distill.batch import Batch
 from hf_distill.losses.base import Loss
-from hf_distill.losses.schedules import weight_at
-from hf_distill.signals import LOGITS, TASK_LOSS, ModelShape, Signal, Signals
+from hf_distill.losses.schedules import check_weight, weight_at
+from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 
 # what a Trainer logs beside the terms, and what a ModuleDict keeps to itself
@@ -70,6 +70,7 @@ class Objective(nn.Module):
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """Sets up every loss; what cannot work is refused here, before step 1."""
         for loss in self:
+            check_weight(loss.weight, type(loss).__name__)
             loss.setup(student, teacher, task)
             for mine, theirs in loss.pairs():
                 self._check_width(loss, mine, student)
@@ -98,7 +99,7 @@ class Objective(nn.Module):
     @property
     def uses_head(self) -> bool:
         """Whether some loss reaches the student's head; if none does, DDP must look for unused parameters."""
-        return any(mine in (LOGITS, TASK_LOSS) for loss in self for mine, _ in loss.pairs())
+        return any(mine == LOGITS for loss in self for mine, _ in loss.pairs())
 
     @property
     def needs_labels(self) -> bool:
@@ -112,7 +113,7 @@ class Objective(nn.Module):
 
     def weights(self) -> dict[str, float]:
         """What each term is multiplied by now: {name: weight}."""
-        found = {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]
+        found = self._scheduled()
         if self.multipliers is None:
             return found
         return {name: weight * by for (name, weight), by in zip(found.items(), self.multipliers.tolist(), strict=True)}
@@ -132,11 +133,15 @@ class Objective(nn.Module):
             batch: knows what counts.
             layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
         """
-        weights = {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]
-        terms = {name: weights[name] * loss(student, teacher, batch) for name, loss in self.losses.items()}
+        weights = self._scheduled()
+        raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
+        terms = {name: weights[name] * term for name, term in raw.items()}
         if self.multipliers is None:
             return terms
         if layers is not None:
-            norms = batch.mean_over_processes(gradient_norms(terms, layers))
+            norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
         return {name: term * by for (name, term), by in zip(terms.items(), self.multipliers.clone(), strict=True)}
+
+    def _scheduled(self) -> dict[str, float]:
+        return {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]

@@ -26,13 +26,16 @@ from hf_distill.losses import (
     CATALOGUE,
     AttentionKL,
     AttentionMSE,
+    ContrastiveRepresentation,
     HiddenCosine,
     HiddenMSE,
     Loss,
     RKDAngle,
     RKDDistance,
+    Sobolev,
     SoftTargets,
     TaskLoss,
+    warmup,
 )
 from hf_distill.tasks import find_task
 
@@ -236,6 +239,23 @@ def half_precision(layout: Layout, folder: Path) -> dict[str, Any]:
     return outcome(trainer)
 
 
+def balanced(layout: Layout, folder: Path) -> dict[str, Any]:
+    """Weights from gradients, measured in every second step, and a term that is warmed up from 0."""
+    losses = [SoftTargets(weight=warmup(1.0, over=0.5)), HiddenMSE(), TaskLoss(weight=2.0)]
+    trainer = trainer_of(folder, losses, balance="gradient_norm", balance_every=2, **layout.settings)
+    trainer.train()
+    return outcome(trainer)
+
+
+def with_arguments(layout: Layout, folder: Path) -> dict[str, Any]:
+    """A queue of earlier examples, and second derivatives along two directions."""
+    losses = [ContrastiveRepresentation(queue=16, weight=0.1), Sobolev(order=2, projections=2, weight=0.1)]
+    as_wide = student(hidden_size=teacher().config.hidden_size)
+    trainer = trainer_of(folder, losses, as_wide, **layout.settings)
+    trainer.train()
+    return outcome(trainer)
+
+
 def features_only(layout: Layout, folder: Path) -> dict[str, Any]:
     """No loss reaches the head, and activation checkpointing would turn off the search for unused parameters."""
     trainer = trainer_of(folder, [HiddenMSE()], activation_checkpointing=True, **layout.settings)
@@ -273,9 +293,10 @@ def resumed(layout: Layout, folder: Path) -> dict[str, Any]:
     return outcome(whole, resumed=weights_of(part))
 
 
+RUNS_OF_SEVERAL = (together, everything, half_precision, balanced, with_arguments, features_only, again, resumed)
 RUNS: dict[str, Callable[[Layout, Path], dict[str, Any]]] = {
     **{f"{loss.__name__}-{head}": one_loss(loss, head) for loss in ALL_LOSSES for head in heads_of(loss)},
-    **{run.__name__: run for run in (together, everything, half_precision, features_only, again, resumed)},
+    **{run.__name__: run for run in RUNS_OF_SEVERAL},
 }
 
 

@@ -50,14 +50,31 @@ def test_terms_that_share_no_layer_are_refused(net):
 
 
 def test_gradients_get_the_ratios_and_keep_their_sum():
-    norms, ratios = torch.tensor([4.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 2.0])
-    found = multipliers(norms, ratios) * norms
-    torch.testing.assert_close(found, torch.tensor([1.5, 1.5, 3.0]))
+    norms, weights = torch.tensor([4.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 2.0])
+    found = multipliers(norms, weights) * weights * norms
+    torch.testing.assert_close(found, torch.tensor([1.75, 1.75, 3.5]))  # the weights alone: 4, 1, 2
 
 
 def test_what_does_not_pull_is_left_alone():
-    found = multipliers(torch.tensor([2.0, 0.0, 3.0, 1e-9]), torch.tensor([1.0, 1.0, 0.0, 1.0]))
-    assert found[1] == 1
-    assert found[2] == 1
-    assert found[3] == LARGEST
+    found = multipliers(torch.tensor([2.0, 0.0, 4.0, 1e-9]), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([0.5, 1.0, 0.25, LARGEST]))  # those with a weight pull 1 on average
     assert multipliers(torch.zeros(2), torch.zeros(2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_changes_no_other(broken):
+    found = multipliers(torch.tensor([broken, 2.0, 4.0]), torch.ones(3))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.5, 0.75]))
+
+
+def test_a_term_that_is_warmed_up_is_balanced_before_its_weight_is_above_0():
+    torch.testing.assert_close(
+        multipliers(torch.tensor([4.0, 2.0]), torch.tensor([0.0, 1.0])), torch.tensor([0.5, 1.0])
+    )
+    torch.testing.assert_close(multipliers(torch.tensor([4.0, 2.0]), torch.zeros(2)), torch.tensor([0.75, 1.5]))
+
+
+def test_the_norm_is_of_the_gradient_of_all_processes(net):
+    """Not the mean of their norms: two that pull against each other do not pull."""
+    term = net[0](torch.randn(5, 3)).sum()
+    assert gradient_norms({"a": term}, layers(net), lambda gradient: gradient - gradient) == 0

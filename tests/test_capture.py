@@ -567,3 +567,10 @@ def test_compiled_blocks_show_the_same() -> None:
         for signal in wanted:
             close(found[signal], expected[signal])
     assert graphs[0] == graphs[-1]  # arming again compiles nothing again
+
+
+def test_a_loss_of_the_model_itself_needs_labels():
+    model = tiny("bert", "ForSequenceClassification")
+    inputs = {"input_ids": torch.tensor([[3, 4]])}
+    with pytest.raises(ValueError, match=r"was given no labels and computes no loss of its own. Use TaskLoss"):
+        catch(model, [TASK_LOSS], inputs)

@@ -105,6 +105,12 @@ def test_a_list_of_losses_is_left_as_it_was():
     assert losses[0].matched == {}
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "0.5", None])
+def test_what_is_no_weight_is_refused(weight):
+    with pytest.raises(ValueError, match=r"SoftTargets: weight=.* is neither a number of at least 0 nor a schedule"):
+        Objective([SoftTargets(weight=weight)]).setup(STUDENT, TEACHER, Task.SINGLE_LABEL)
+
+
 def test_weights_follow_progress_and_multipliers():
     objective = Objective([SoftTargets(weight=linear(1.0, 0.0)), TaskLoss(weight=2.0)], balance="gradient_norm")
     objective.progress = 0.25

@@ -133,6 +133,18 @@ def test_a_step_is_the_same_however_it_is_cut(
     assert any(name.startswith("objective") for name in moved) == any(True for _ in start.objective.parameters())
 
 
+@pytest.mark.parametrize("name", ["balanced", "with_arguments"])
+def test_two_processes_are_one_also_with(two: dict[str, Any], one: Any, name: str) -> None:
+    assert two[name]["ranks_agree"]
+    same(two[name], one(name))
+
+
+def test_balance_is_on_from_the_first_step_also_where_a_term_is_warmed_up(one: Any) -> None:
+    first = one("balanced")["history"][0]
+    assert first["soft_targets_weight"] == 0
+    assert first["hidden_mse_weight"] != pytest.approx(1, rel=1e-3)
+
+
 @pytest.mark.parametrize(("loss", "formula"), [(RKDDistance, rkd_distance), (RKDAngle, rkd_angle)])
 def test_an_accumulated_micro_batch_sees_its_own_relations(tmp_path: Path, loss: type[Loss], formula: Any) -> None:
     batches: list[dict[str, Tensor]] = []

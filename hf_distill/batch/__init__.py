@@ -26,14 +26,14 @@ from hf_distill.tasks import Task
 IGNORED = -100  # what collators write for "no label"; any negative class id is read as that
 Over = Literal["examples", "predictions", "targets", "tokens", "pairs", "batch"]
 COUNTED = ("examples", "predictions", "targets", "tokens", "pairs")
-_TOKEN_AXIS = {
-    "hidden": 1,
-    "input_gradient": 1,
-    "query": 2,
-    "key": 2,
-    "value": 2,
-    "attention": 2,
-    "attention_scores": 2,
+_TOKEN_AXES: Mapping[str, tuple[int, ...]] = {
+    "hidden": (1,),
+    "input_gradient": (1,),
+    "query": (2,),
+    "key": (2,),
+    "value": (2,),
+    "attention": (2, 3),
+    "attention_scores": (2, 3),
 }
 _NO_ANSWER = -1e30  # a logit that takes no part in a softmax, at any temperature
 
@@ -112,6 +112,22 @@ class Batch:
             return logits
         return torch.where(self.predictions[..., None], logits, 0.0)
 
+    def counted_positions(self, logits: Tensor) -> Tensor | None:
+        """Which positions of a model's own logits, (batch, positions, classes), predict something that counts.
+
+        Where `align` makes a copy of the logits, this says the same in one bool a position, for those who look at a
+        few positions at a time.
+
+        Returns:
+            bool, (batch, positions); None where every row of logits counts, or `align` does more than leave some out.
+        """
+        if not self.task.per_token or logits.dim() != 3:
+            return None
+        kept = self.predictions
+        if self.task is Task.CAUSAL_LM:  # the last position predicts nothing
+            kept = torch.nn.functional.pad(kept, (0, 1))
+        return kept if kept.shape == logits.shape[:-1] else None
+
     def clean(self, signal: Signal, seen: Tensor) -> Tensor:
         """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
 
@@ -125,13 +141,22 @@ class Batch:
         Raises:
             ValueError: it has another number of tokens than the batch.
         """
-        axis = _TOKEN_AXIS.get(signal.kind)
-        if self.tokens is None or axis is None:
+        axes = _TOKEN_AXES.get(signal.kind)
+        if self.tokens is None or axes is None:
             return seen
+        axis = axes[0]
         tokens = self._tokens_beside(str(signal), seen.shape[axis])
         if signal.kind == "attention_scores" and self.pairs is not None:
             return torch.where(self.pairs[:, None], seen, 0.0)
         return torch.where(tokens[..., None] if axis == 1 else tokens[:, None, :, None], seen, 0.0)
+
+    def token_axes(self, signal: Signal) -> tuple[int, ...]:
+        """Which axes of a signal are the positions of this batch; none where the inputs have no tokens."""
+        if self.tokens is None:
+            return ()
+        if signal.kind == "logits":
+            return (2,) if self.task is Task.SPAN else (1,) if self.task.per_token else ()
+        return _TOKEN_AXES.get(signal.kind, ())
 
     def mean(self, values: Tensor, over: Over) -> Tensor:
         """The share of this micro-batch in the mean over the whole optimizer step; shares add up to the mean.

@@ -2,7 +2,10 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -37,11 +40,43 @@ def show(name: str | None, console: Console) -> None:
         )
     loss = by_name[name]
     console.print(f"{name}({_arguments(loss)})", style="bold", highlight=False, markup=False)
-    for line in _reflowed(_documentation(loss)):
-        indent = len(line) - len(line.lstrip())
-        console.print(Padding(Text(line.lstrip()), (0, 0, 0, indent)))
+    _print(_documentation(loss), console)
+    for function in _formulas(loss):
+        console.print(f"\n{function.__name__}{_signature(function)}", style="bold", highlight=False, markup=False)
+        _print(_without_arguments(inspect.getdoc(function) or ""), console)
     if loss.citation:
         console.print(f"\nSource: {loss.citation}", highlight=False, markup=False)
+
+
+def _print(text: str, console: Console) -> None:
+    for line in _reflowed(text):
+        indent = len(line) - len(line.lstrip())
+        console.print(Padding(Text(line.lstrip()), (0, 0, 0, indent)))
+
+
+def _formulas(loss: type[Loss]) -> list[Callable[..., Any]]:
+    """The functions that compute it: the one that is called as the loss is, else all of its file with a source."""
+    module = sys.modules[loss.__module__]
+    own = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", loss.__name__).lower()
+    found: list[Callable[..., Any]] = [
+        each
+        for name, each in vars(module).items()
+        if inspect.isfunction(each) and not name.startswith("_") and "Reference:" in (each.__doc__ or "")
+    ]
+    here = [each for each in found if each.__module__ == loss.__module__]
+    return [each for each in here if each.__name__ == own] or here or found
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    """The names of the arguments, and their defaults."""
+    given = inspect.signature(function).parameters.values()
+    return f"({', '.join(str(each.replace(annotation=each.empty)) for each in given)})"
+
+
+def _without_arguments(text: str) -> str:
+    """A docstring without its Args, which the loss explains."""
+    before, args, after = text.partition("\n\nArgs:\n")
+    return before + "\n\n" + after.partition("\n\n")[2] if args else text
 
 
 def _arguments(loss: type[Loss]) -> str:
@@ -64,7 +99,9 @@ def _reflowed(text: str) -> Iterator[str]:
     line = ""
     for each in text.splitlines():
         indent = len(each) - len(each.lstrip())
-        goes_on = line and each.strip() and (indent > 4 or (indent == 0 and not line.endswith(":")))
+        named = re.match(r"\w+(, \w+)*: ", each.strip())
+        inside = indent > 4 or (indent == 4 and line.startswith("    ") and not named)
+        goes_on = line and each.strip() and (inside or (indent == 0 and not line.endswith(":")))
         if goes_on:
             line += " " + each.strip()
             continue

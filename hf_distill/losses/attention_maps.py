@@ -1,6 +1,6 @@
 """Attention maps: what each token looks at. Recorded while the models run sdpa; nothing is switched to eager."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,13 +102,14 @@ class AttentionKL(_AttentionLoss):
     converges faster, but asks for comparable scales. Works for any width. Averages over heads are of probabilities.
 
     Args:
-        layers: as in `LayerLoss`.
+        layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"`` on last; see
+            `LayerLoss`.
         heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages over all heads, and ``"grouped"``
             averages groups of consecutive heads of the side that has more, so that both have as many.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation, arXiv:2002.10957"
+    citation: str = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation, arXiv:2002.10957"
 
     def signal(self, layer: Layer) -> Signal:
         return attention(layer)  # type: ignore[arg-type]
@@ -124,13 +125,14 @@ class AttentionMSE(_AttentionLoss):
     are of scores.
 
     Args:
-        layers: as in `LayerLoss`.
+        layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"`` on last; see
+            `LayerLoss`.
         heads: ``"matched"`` compares them one to one, ``"mean"`` compares averages over all heads, and ``"grouped"``
             averages groups of consecutive heads of the side that has more, so that both have as many.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Jiao et al. 2020, TinyBERT: Distilling BERT for NLU, arXiv:1909.10351"
+    citation: str = "Jiao et al. 2020, TinyBERT: Distilling BERT for NLU, arXiv:1909.10351"
 
     def signal(self, layer: Layer) -> Signal:
         return attention_scores(layer)  # type: ignore[arg-type]

@@ -29,7 +29,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
 
     Reference: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2 with the map of summed squares.
     Differs from the paper: tokens stand for places and width for channels; the mean of squares, as in the authors'
-    code, where the equation has the norm, whose gradient is not defined where both agree.
+    code, where the equation has the norm, whose gradient is not defined where both agree. In images the class token is
+    one of the places, and maps of other sizes are refused, where the authors pool the larger one.
     """
     refuse_other_positions(student.shape[1], teacher.shape[1], "attention_transfer")
     energies = (valid(side, mask).square().mean(-1) for side in (student, teacher.detach()))
@@ -45,11 +46,12 @@ class AttentionTransfer(LayerLoss):
     that `AttentionKL` refuses), and for images; `NST` compares more than one number a token.
 
     Args:
-        layers: as in `LayerLoss`; ``"embeddings"`` may stand in the map.
+        layers: {student layer: teacher layer}, ``"embeddings"`` among them, or ``"uniform"`` over the depth, or
+            ``"last"``; see `LayerLoss`.
         weight: what the term is multiplied by in the total, a number or a schedule; the authors' is 1000.
     """
 
-    citation: ClassVar[str] = "Zagoruyko, Komodakis 2017, Paying More Attention to Attention, arXiv:1612.03928"
+    citation: str = "Zagoruyko, Komodakis 2017, Paying More Attention to Attention, arXiv:1612.03928"
     allows_embeddings: ClassVar[bool] = True
 
     def signal(self, layer: Layer) -> Signal:

@@ -37,7 +37,7 @@ class Loss(nn.Module, ABC):
             (`schedules.linear`, `cosine`, `warmup`, or any function of the share of the training that is done).
     """
 
-    citation: ClassVar[str] = ""
+    citation: str = ""
     needs_labels: ClassVar[bool] = False
     relational: ClassVar[bool] = False  # whether its value belongs to a batch: 4 x 2 accumulated is not 8 at once
     other_classes: ClassVar[bool] = False  # whether the two models' logits may have different numbers of classes
@@ -92,15 +92,23 @@ class Loss(nn.Module, ABC):
         for index, (mine, theirs) in enumerate(self.pairs()):
             ours = self.project(index, batch.clean(mine, student[mine]))
             other = None if theirs is None else batch.clean(theirs, teacher[theirs])
-            if mine == theirs == LOGITS and not self.other_classes and ours.shape != teacher[LOGITS].shape:
-                raise ValueError(
-                    f"{type(self).__name__}: the student's logits are {tuple(ours.shape)}, the teacher's "
-                    f"{tuple(teacher[LOGITS].shape)}. A Teacher's observe must give a row for each prediction."
-                )
+            if other is not None:
+                self._check_rows(mine, ours, other)
             terms.append(self.compare(ours, other, batch))  # type: ignore[arg-type]
         if not terms:
             raise ValueError(f"{type(self).__name__} compares nothing; call its setup first.")
         return sum(terms[1:], start=terms[0])
+
+    def _check_rows(self, signal: Signal, student: Tensor, teacher: Tensor) -> None:
+        """Refuses what would be broadcast: a `Teacher` of one's own may answer anything."""
+        compared = slice(1)
+        if signal == LOGITS:
+            compared = slice(-1) if self.other_classes else slice(None)
+        if student.shape[compared] != teacher.shape[compared]:
+            raise ValueError(
+                f"{type(self).__name__}: the student's {signal} is {tuple(student.shape)}, the teacher's "
+                f"{tuple(teacher.shape)}. A Teacher's observe must give a row for each example and prediction."
+            )
 
     def project(self, index: int, student: Tensor) -> Tensor:
         """Brings the student's side of pair `index` into the teacher's space; as it is unless overridden."""
@@ -155,7 +163,8 @@ def match_layers(
     """Resolves a layer map to {student layer: teacher layer}, counted from 0.
 
     Args:
-        layers: as in `LayerLoss`.
+        layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"`` on last; see
+            `LayerLoss`.
         student: its depth is used.
         teacher: its depth is used.
         who: whom messages name.

@@ -1,11 +1,11 @@
 """Contrastive representation distillation: a student's example is known among all by its teacher's vector."""
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from hf_distill.losses.relation import RelationLoss, unit
+from hf_distill.losses.relation import RelationLoss, distances, rounding, unit
 from hf_distill.losses.schedules import Weight
 from hf_distill.signals import ModelShape, Pooling
 from hf_distill.tasks import Task
@@ -27,8 +27,9 @@ def contrastive_representation(
 
     Returns:
         A scalar, float32, in nats: mean over both directions and the examples. Above 0 also where both sides are
-        equal, because cosines are bounded. 0, with gradient 0, for one row without negatives. An example of zeros on
-        either side, and a negative of zeros, take no part.
+        equal, because cosines are bounded. 0, with gradient 0, for one row without negatives, also if it stands there
+        several times: a duplicate of an example in the batch is no negative of it. An example of zeros on either side,
+        and a negative of zeros, take no part.
 
     Reference: Tian et al. 2020 (CRD), arXiv:1910.10699.
     Differs from the paper: a softmax over the batch and `negatives` (InfoNCE, arXiv:1807.03748) in the place of a
@@ -39,7 +40,7 @@ def contrastive_representation(
     there = (student != 0).any(-1) & (teacher != 0).any(-1)
     with torch.autocast(student.device.type, enabled=False):
         scores = student @ teacher.T / temperature
-        scores = scores.masked_fill(~(there[:, None] & there), _NO_PART)
+        scores = scores.masked_fill(~(there[:, None] & there) | _twice(teacher.detach()), _NO_PART)
         choices = scores
         if negatives is not None:
             negatives = unit(negatives.detach().float())
@@ -49,12 +50,18 @@ def contrastive_representation(
     return torch.where(there, nats, 0.0).sum() / there.sum().clamp(min=1)
 
 
+def _twice(rows: Tensor) -> Tensor:
+    """Which pairs of rows are one and the same, but for rounding: (batch, dim) -> bool (batch, batch), no diagonal."""
+    same = distances(rows) <= rounding(rows)
+    return same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+
+
 class ContrastiveRepresentation(RelationLoss):
     """Each example's vector, told from those of the other examples in a space that both sides project into.
 
     Take it where what tells examples apart is to be learned, and batches are large or there is a queue;
     `SimilarityPreserving` or `RKDDistance` need no projection and say how alike examples are, and `HiddenMSE` compares
-    an example with itself alone. The same text twice in a batch counts against itself. Any widths.
+    an example with itself alone. Any widths.
 
     The projections of both sides train with the student; the teacher stays as it is. The queue holds the teacher's
     last projected rows, as they were then; all processes hold the same. It is saved with a checkpoint and not used up
@@ -69,7 +76,7 @@ class ContrastiveRepresentation(RelationLoss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Tian et al. 2020, Contrastive Representation Distillation, arXiv:1910.10699"
+    citation: str = "Tian et al. 2020, Contrastive Representation Distillation, arXiv:1910.10699"
     memory: Tensor  # (queue, dim), a ring; slots not filled yet are zero and take no part
     enqueued: Tensor  # rows ever put in: the next one goes to this place modulo the queue's size
 

@@ -1,7 +1,7 @@
 """Correlation congruence: how strongly two examples correlate, through a kernel, is the same for both models."""
 
 from math import exp, factorial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -63,14 +63,14 @@ class CorrelationCongruence(RelationLoss):
     `RKDDistance` where the origin means nothing either.
 
     Args:
-        kernel: as in `correlation_congruence`; ``"consecutive"`` needs equal widths.
-        gamma: as in `correlation_congruence`.
-        order: as in `correlation_congruence`.
+        kernel: ``"gaussian"``, of the directions; ``"consecutive"``, of neighbours in the batch, needs equal widths.
+        gamma: how fast the correlation falls with the squared distance of the unit vectors.
+        order: the highest power of the Gaussian's series.
         pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Peng et al. 2019, Correlation Congruence for Knowledge Distillation, arXiv:1904.01802"
+    citation: str = "Peng et al. 2019, Correlation Congruence for Knowledge Distillation, arXiv:1904.01802"
 
     def __init__(
         self,

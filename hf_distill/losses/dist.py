@@ -98,7 +98,7 @@ class DIST(Loss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Huang et al. 2022, Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536"
+    citation: str = "Huang et al. 2022, Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536"
     relational: ClassVar[bool] = True
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, weight: Weight = 1.0) -> None:

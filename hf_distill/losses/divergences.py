@@ -29,7 +29,7 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(student || teacher) of the softened distributions, times temperature squared (as in `kl_divergence`).
+    """KL(student || teacher) of the softened distributions, times temperature squared, as `kl_divergence` is.
 
     Args:
         student: logits, shape (..., classes).
@@ -133,11 +133,12 @@ class ReverseKL(_Divergence):
 
     Args:
         temperature: softens both sides.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Gu et al. 2024, MiniLLM: Knowledge Distillation of LLMs, arXiv:2306.08543"
+    citation: str = "Gu et al. 2024, MiniLLM: Knowledge Distillation of LLMs, arXiv:2306.08543"
 
     def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         return reverse_kl(student, teacher, self.temperature)
@@ -153,11 +154,12 @@ class GeneralizedJSD(_Divergence):
     Args:
         beta: share of the teacher in the mixture, 0 to 1.
         temperature: softens both sides.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Agarwal et al. 2024, On-Policy Distillation of Language Models, arXiv:2306.13649"
+    citation: str = "Agarwal et al. 2024, On-Policy Distillation of Language Models, arXiv:2306.13649"
 
     def __init__(
         self, beta: float = 0.5, temperature: float = 1.0, chunk_size: int | None = None, weight: Weight = 1.0
@@ -188,11 +190,12 @@ class SkewKL(_Divergence):
     Args:
         alpha: share of the teacher in the mixture, from 0 (the plain KL) to below 1.
         temperature: softens both sides.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Ko et al. 2024, DistiLLM: Streamlined Distillation for LLMs, arXiv:2402.03898"
+    citation: str = "Ko et al. 2024, DistiLLM: Streamlined Distillation for LLMs, arXiv:2402.03898"
 
     def __init__(
         self, alpha: float = 0.1, temperature: float = 1.0, chunk_size: int | None = None, weight: Weight = 1.0
@@ -222,11 +225,12 @@ class TotalVariation(_Divergence):
 
     Args:
         temperature: softens both sides.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Wen et al. 2023, f-Divergence Minimization for Distillation, arXiv:2307.15190"
+    citation: str = "Wen et al. 2023, f-Divergence Minimization for Distillation, arXiv:2307.15190"
 
     def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         return total_variation(student, teacher, self.temperature)

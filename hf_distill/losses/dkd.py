@@ -1,7 +1,5 @@
 """Decoupled knowledge distillation: how sure the teacher is, and what it thinks of the other classes, apart."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from hf_distill.losses.schedules import Weight
@@ -57,11 +55,12 @@ class DecoupledKL(TargetClassLoss):
         alpha: weight of the target part.
         beta: weight of the non-target part.
         temperature: softens both sides. Its square is inside the formula.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Zhao et al. 2022, Decoupled Knowledge Distillation, arXiv:2203.08679"
+    citation: str = "Zhao et al. 2022, Decoupled Knowledge Distillation, arXiv:2203.08679"
 
     def __init__(
         self,

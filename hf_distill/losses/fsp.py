@@ -1,7 +1,6 @@
 """Flow of solution procedure: how one layer's states lead to another's."""
 
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -68,13 +67,15 @@ class FSP(ProjectedLayerLoss):
     averaged away. `HiddenMSE` compares the states themselves. Terms of neighbours in the map are added.
 
     Args:
-        layers: as in `LayerLoss`, at least two, related in the order of the map; `"embeddings"` may stand in it.
-        projection: as in `ProjectedLayerLoss`.
-        bias: as in `ProjectedLayerLoss`.
+        layers: {student layer: teacher layer}, at least two, related in the order of the map, ``"embeddings"`` among
+            them; or ``"uniform"`` over the depth; see `LayerLoss`.
+        projection: ``"auto"`` builds a linear one for each pair where the widths differ, ``"linear"`` always,
+            ``"shared"`` one for all pairs; ``"none"`` refuses widths that differ.
+        bias: whether projections have one.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Yim et al. 2017, A Gift from Knowledge Distillation, CVPR, doi:10.1109/CVPR.2017.754"
+    citation: str = "Yim et al. 2017, A Gift from Knowledge Distillation, CVPR, doi:10.1109/CVPR.2017.754"
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """See `Loss.setup`.

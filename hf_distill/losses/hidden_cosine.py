@@ -1,7 +1,5 @@
 """Cosine distance of hidden states."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,10 +27,10 @@ class HiddenCosine(ProjectedLayerLoss):
     """Hidden states of matched layers, by cosine over attended tokens.
 
     Take it as DistilBERT does (`layers="last"`), beside soft targets: it aligns directions and leaves the lengths
-    free, where `HiddenMSE` fixes both. Arguments as in `ProjectedLayerLoss`.
+    free, where `HiddenMSE` fixes both.
     """
 
-    citation: ClassVar[str] = "Sanh et al. 2019, DistilBERT, a distilled version of BERT, arXiv:1910.01108"
+    citation: str = "Sanh et al. 2019, DistilBERT, a distilled version of BERT, arXiv:1910.01108"
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         return batch.mean(hidden_cosine(student, teacher), over="tokens")

@@ -1,7 +1,5 @@
 """Mean squared error of hidden states."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,11 +27,11 @@ class HiddenMSE(ProjectedLayerLoss):
     """Hidden states of matched layers, by squared error over attended tokens.
 
     Take it where the student was cut out of the teacher, or has a projection and time to learn it; `HiddenCosine` if
-    only the direction should be learned; `RKDDistance` where the spaces have nothing in common. Arguments as in
-    `ProjectedLayerLoss`.
+    only the direction should be learned; `RKDDistance` where the spaces have nothing in common. One pair of layers
+    alone, before all other losses, is FitNets' hint stage (Romero et al. 2015, arXiv:1412.6550).
     """
 
-    citation: ClassVar[str] = "Jiao et al. 2020, TinyBERT: Distilling BERT for NLU, arXiv:1909.10351"
+    citation: str = "Jiao et al. 2020, TinyBERT: Distilling BERT for NLU, arXiv:1909.10351"
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         return batch.mean(hidden_mse(student, teacher), over="tokens")

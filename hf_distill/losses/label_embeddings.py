@@ -66,7 +66,7 @@ class LabelEmbeddings(Loss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Yang et al. 2023, Multi-Label Knowledge Distillation (L2D), arXiv:2308.06453"
+    citation: str = "Yang et al. 2023, Multi-Label Knowledge Distillation (L2D), arXiv:2308.06453"
     needs_labels: ClassVar[bool] = True
     relational: ClassVar[bool] = True
 

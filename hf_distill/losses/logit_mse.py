@@ -33,11 +33,12 @@ class LogitMSE(LogitLoss):
     probabilities matter, or the classes are many. Averages over predictions.
 
     Args:
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Kim et al. 2021, Comparing KL Divergence and Mean Squared Error, arXiv:2105.08919"
+    citation: str = "Kim et al. 2021, Comparing KL Divergence and Mean Squared Error, arXiv:2105.08919"
     refused: ClassVar[dict[Task, str]] = {
         Task.SPAN: "Its classes are positions, of another number in every example. Use SoftTargets."
     }
@@ -46,4 +47,4 @@ class LogitMSE(LogitLoss):
         return logit_mse(student, teacher)
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return batch.mean(self.chunked(batch.align(student), batch.align(teacher)), over="predictions")
+        return batch.mean(self.by_prediction(student, teacher, batch), over="predictions")

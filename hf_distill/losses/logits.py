@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -98,12 +99,34 @@ class LogitLoss(Loss):
         """One value a position: (..., classes) twice -> (...)."""
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = batch.align(student), batch.align(teacher)
         if batch.task is Task.MULTI_LABEL:
-            values = self.chunked(bernoulli(student), bernoulli(teacher)).sum(-1)
-        else:
-            values = self.chunked(student, teacher)
-        return batch.mean(values, over="predictions")
+            return batch.mean(self.chunked(bernoulli(student), bernoulli(teacher)).sum(-1), over="predictions")
+        return batch.mean(self.by_prediction(student, teacher, batch), over="predictions")
+
+    def by_prediction(self, student: Tensor, teacher: Tensor, batch: Batch, *more: Tensor) -> Tensor:
+        """`values` of every prediction; logits of what does not count are read as 0, whatever they are.
+
+        Args:
+            student: logits as the model gives them, (..., classes).
+            teacher: likewise.
+            batch: knows which positions count.
+            more: one entry a prediction.
+
+        Returns:
+            The shape of `batch.predictions`.
+        """
+        kept = batch.counted_positions(student)
+        if kept is None or kept.shape != teacher.shape[:-1]:
+            return self.chunked(batch.align(student), batch.align(teacher), *more)
+        predictions = batch.predictions.shape[-1]
+        spread = [F.pad(each, (0, kept.shape[-1] - predictions)) for each in more]
+
+        def values(student: Tensor, teacher: Tensor, kept: Tensor, *more: Tensor) -> Tensor:
+            mask = kept[..., None]
+            return self.values(torch.where(mask, student, 0.0), torch.where(mask, teacher, 0.0), *more)
+
+        found = in_chunks(values, student, teacher, kept, *spread, chunk_size=self.chunk_size)
+        return found[..., :predictions]
 
     def chunked(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         """`values`, in chunks."""

@@ -1,7 +1,5 @@
 """MiniLM: what the tokens of the last layer look at, and how alike their values are."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from hf_distill.batch import Batch
@@ -20,11 +18,12 @@ class MiniLM(LayerLoss):
     equal heads; `AttentionKL` matches several layers and no values.
 
     Args:
-        layers: as in `LayerLoss`; the paper's is ``"last"``.
+        layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"``, which is the paper's;
+            see `LayerLoss`.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation, arXiv:2002.10957"
+    citation: str = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation, arXiv:2002.10957"
 
     def __init__(self, layers: LayerMap = "last", weight: Weight = 1.0) -> None:
         super().__init__(layers, weight)

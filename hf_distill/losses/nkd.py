@@ -1,7 +1,5 @@
 """Normalised knowledge distillation: a soft label for the target, and the other classes among themselves."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,11 +49,12 @@ class NormalizedKD(TargetClassLoss):
     Args:
         gamma: weight of the non-target part.
         temperature: softens both sides of the non-target part. Its square is inside the formula.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Yang et al. 2023, From Knowledge Distillation to Self-KD (NKD), arXiv:2303.13005"
+    citation: str = "Yang et al. 2023, From Knowledge Distillation to Self-KD (NKD), arXiv:2303.13005"
 
     def __init__(
         self, gamma: float = 1.5, temperature: float = 1.0, chunk_size: int | None = None, weight: Weight = 1.0

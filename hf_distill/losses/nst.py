@@ -52,11 +52,12 @@ class NST(LayerLoss):
     keeps one number a token, `HiddenMSE` compares neuron with neuron.
 
     Args:
-        layers: as in `LayerLoss`; ``"embeddings"`` may stand in the map.
+        layers: {student layer: teacher layer}, ``"embeddings"`` among them, or ``"uniform"`` over the depth, or
+            ``"last"``; see `LayerLoss`.
         weight: what the term is multiplied by in the total, a number or a schedule; others' code takes 50.
     """
 
-    citation: ClassVar[str] = "Huang, Wang 2017, Like What You Like: Neuron Selectivity Transfer, arXiv:1707.01219"
+    citation: str = "Huang, Wang 2017, Like What You Like: Neuron Selectivity Transfer, arXiv:1707.01219"
     allows_embeddings: ClassVar[bool] = True
 
     def signal(self, layer: Layer) -> Signal:

@@ -1,7 +1,5 @@
 """Patient knowledge distillation: the direction of the first token's state, layer by layer."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from hf_distill.batch import Batch
@@ -35,14 +33,16 @@ class Patient(ProjectedLayerLoss):
     token answers, and for decoders, whose first token sees nothing but itself.
 
     Args:
-        layers: as in `LayerLoss`; ``"uniform"`` leaves out the student's last layer, which the logits teach (the
-            paper's PKD-Skip: 6 layers of 12 learn from 2, 4, 6, 8, 10, counted from 1).
-        projection: as in `ProjectedLayerLoss`.
-        bias: as in `ProjectedLayerLoss`.
+        layers: {student layer: teacher layer}, or ``"last"``; ``"uniform"`` over the depth leaves out the student's
+            last layer, which the logits teach (the paper's PKD-Skip: 6 layers of 12 learn from 2, 4, 6, 8, 10, counted
+            from 1).
+        projection: ``"auto"`` builds a linear one for each pair where the widths differ, ``"linear"`` always,
+            ``"shared"`` one for all pairs; ``"none"`` refuses widths that differ.
+        bias: whether projections have one.
         weight: what the term is multiplied by in the total, a number or a schedule; the paper tries 10 to 1000.
     """
 
-    citation: ClassVar[str] = "Sun et al. 2019, Patient Knowledge Distillation for BERT, arXiv:1908.09355"
+    citation: str = "Sun et al. 2019, Patient Knowledge Distillation for BERT, arXiv:1908.09355"
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """See `Loss.setup`.

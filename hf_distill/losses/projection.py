@@ -19,7 +19,8 @@ class ProjectedLayerLoss(LayerLoss):
     never saved with it.
 
     Args:
-        layers: as in `LayerLoss`; `"embeddings"` may stand in the map.
+        layers: {student layer: teacher layer}, ``"embeddings"`` among them, or ``"uniform"`` over the depth, or
+            ``"last"``; see `LayerLoss`.
         projection: ``"auto"`` builds one for each pair where the widths differ; ``"linear"`` always; ``"shared"`` is
             one for all pairs (TinyBERT); ``"none"`` refuses widths that differ.
         bias: whether projections have one.

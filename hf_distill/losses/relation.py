@@ -69,6 +69,7 @@ class RelationLoss(Loss):
     """
 
     relational: ClassVar[bool] = True
+    fewest: ClassVar[int] = 2  # examples that have a relation to learn
 
     def __init__(self, pooling: Pooling = "first", weight: Weight = 1.0) -> None:
         super().__init__(weight)
@@ -106,9 +107,14 @@ class RelationLoss(Loss):
         if self._looked_at >= LOOKED_AT:
             return
         self._looked_at += 1
-        found = "has one example" if len(teacher) == 1 else ""
+        found = f"of {len(teacher)}" if len(teacher) < self.fewest else ""
         if not found and bool((teacher == teacher[:1]).all()):
-            found = "holds one example several times"
+            found = "that holds one example several times"
         if found:
             self._looked_at = LOOKED_AT
-            logger.warning("%s: a batch %s, so it has no relations to learn. Use larger batches.", self.name, found)
+            logger.warning(
+                "%s: a batch %s has no relations to learn. It takes %d different examples or more.",
+                self.name,
+                found,
+                self.fewest,
+            )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import gcd
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,8 @@ class MiniLMv2(LayerLoss):
     are free, and nothing is projected. `HiddenMSE` is for students cut out of the teacher.
 
     Args:
-        layers: as in `LayerLoss`; of teachers of 24 layers the paper takes an upper middle one, such as ``{-1: 20}``.
+        layers: {student layer: teacher layer}, ``"uniform"`` or ``"last"``; of teachers of 24 layers the paper takes
+            an upper middle one, such as ``{-1: 20}``.
         heads: relation heads, which must divide the widths of all `relations` on both sides; the more, the finer. The
             paper takes 48 of a teacher of width 768 and 64 of 1024. None takes the teacher's own number where it
             divides, else the largest divisor below.
@@ -89,7 +90,7 @@ class MiniLMv2(LayerLoss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Wang et al. 2021, MiniLMv2: Self-Attention Relation Distillation, arXiv:2012.15828"
+    citation: str = "Wang et al. 2021, MiniLMv2: Self-Attention Relation Distillation, arXiv:2012.15828"
 
     def __init__(
         self,

@@ -86,23 +86,27 @@ class RKDDistance(RelationLoss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
+    fewest: ClassVar[int] = 3
+    citation: str = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
 
     def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
         return rkd_distance(student, teacher)
 
 
 class RKDAngle(RelationLoss):
-    """Angles between the examples of a batch. Any widths.
+    """Angles between the examples of a batch, at every one of them. Any widths.
 
-    Take it beside `RKDDistance`, whose notes on batches hold here too. Time grows with batch^3.
+    Take it beside `RKDDistance`, at twice its weight as the paper does, rather than alone: angles see the shape of
+    what lies between three examples and not its size. `RelativeSimilarity` asks only which of two is nearer. It learns
+    nothing from fewer than three examples, and more from large batches; time grows with batch^3.
 
     Args:
         pooling: the vector of an example: its ``"first"``, ``"last"`` or ``"mean"`` attended token in the last block.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
+    fewest: ClassVar[int] = 3
+    citation: str = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068"
 
     def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
         return rkd_angle(student, teacher)

@@ -70,6 +70,17 @@ def weight_at(weight: Weight, progress: float) -> float:
     return weight(progress) if callable(weight) else weight
 
 
+def check_weight(weight: Any, who: str) -> None:
+    """Refuses what is no weight.
+
+    Raises:
+        ValueError: it is neither a number that is finite and not negative, nor a schedule.
+    """
+    number = isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
+    if not (callable(weight) or number):
+        raise ValueError(f"{who}: weight={weight!r} is neither a number of at least 0 nor a schedule, such as linear.")
+
+
 def as_weight(value: Any) -> Weight:
     """A weight as a recipe writes it: a number, or one schedule with its arguments, `{linear: [1.0, 0.0]}`.
 

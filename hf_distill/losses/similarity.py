@@ -1,7 +1,5 @@
 """Similarity-preserving distillation: examples that are alike for the teacher are alike for the student."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -46,7 +44,7 @@ class SimilarityPreserving(RelationLoss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Tung, Mori 2019, Similarity-Preserving Knowledge Distillation, arXiv:1907.09682"
+    citation: str = "Tung, Mori 2019, Similarity-Preserving Knowledge Distillation, arXiv:1907.09682"
 
     def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
         return similarity_preserving(student, teacher)

@@ -1,6 +1,6 @@
 """Sobolev training: the student's derivatives by its input match the teacher's, beside its answers."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from hf_distill.signals import ModelShape, Signal, input_gradient
 from hf_distill.tasks import Task
 
 SMALLEST = 1e-12  # of a norm: below it there is no direction
+
+CITATION = "Czarnecki et al. 2017, Sobolev Training for Neural Networks, arXiv:1706.04859"
 
 
 def gradient_match(student_gradient: Tensor, teacher_gradient: Tensor, normalize: bool = False) -> Tensor:
@@ -59,7 +61,7 @@ class Sobolev(Loss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Czarnecki et al. 2017, Sobolev Training for Neural Networks, arXiv:1706.04859"
+    citation: str = CITATION
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class Sobolev(Loss):
                 "embeddings of other widths cannot be compared. Make the student from the teacher "
                 "(students.keep_layers, students.from_teacher), or use HiddenMSE."
             )
+        if self.along == "loss":
+            self.citation = f"{CITATION}; Wang et al. 2022, gradient alignment, arXiv:2211.01071"
 
     def pairs(self) -> list[tuple[Signal, Signal | None]]:
         directions = ["loss"] if self.along == "loss" else list(range(self.projections))

@@ -1,7 +1,5 @@
 """Soft targets: the student learns the teacher's whole answer, not only its best."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,6 +8,10 @@ from hf_distill.losses.logits import LogitLoss
 from hf_distill.losses.schedules import Weight
 from hf_distill.signals import ModelShape
 from hf_distill.tasks import Task
+
+SOFTMAX = "Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
+LABEL_WISE = "Yang et al. 2023, Multi-Label Knowledge Distillation (L2D), arXiv:2308.06453"
+STANDARDIZED = "Sun et al. 2024, Logit Standardization in Knowledge Distillation, arXiv:2403.01427"
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -76,11 +78,12 @@ class SoftTargets(LogitLoss):
     Args:
         temperature: softens both sides; 1 to 4 is usual. Its square is inside the formula. Not used in regression.
         standardize: logits are standardised row by row first (Sun et al. 2024); single label and tokens only.
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
+    citation: str = SOFTMAX
 
     def __init__(
         self,
@@ -104,6 +107,9 @@ class SoftTargets(LogitLoss):
             raise ValueError(f"SoftTargets(standardize=True) is for classes, and the task is {task}. Leave it out.")
         if self.standardize and student.classes == 2:
             raise ValueError("SoftTargets(standardize=True): of two classes only the sign is left. Leave it out.")
+        self.citation = LABEL_WISE if task is Task.MULTI_LABEL else SOFTMAX
+        if self.standardize:
+            self.citation = f"{SOFTMAX}; {STANDARDIZED}"
 
     def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         if self.standardize:

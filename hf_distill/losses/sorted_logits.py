@@ -40,11 +40,12 @@ class SortedLogits(LogitLoss):
     text. Averages over predictions.
 
     Args:
-        chunk_size: as in `LogitLoss`.
+        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
+            None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "Boizard et al. 2024, Towards Cross-Tokenizer Distillation (ULD), arXiv:2402.12030"
+    citation: str = "Boizard et al. 2024, Towards Cross-Tokenizer Distillation (ULD), arXiv:2402.12030"
     other_classes: ClassVar[bool] = True
     refused: ClassVar[dict[Task, str]] = {
         Task.MULTI_LABEL: "Its labels are no distribution to sort. Use SoftTargets.",

@@ -68,11 +68,10 @@ class TargetClassLoss(LogitLoss):
         who, labels = type(self).__name__, batch.labels
         if labels is None:
             raise ValueError(f"{who} needs a labels column, and the batch has none. Add it, or use SoftTargets.")
-        student, teacher = batch.align(student), batch.align(teacher)
-        if labels.is_floating_point() or labels.shape != student.shape[:-1]:
+        if labels.is_floating_point() or labels.shape != batch.predictions.shape:
             kind = str(labels.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{who} needs one class id for each of {tuple(student.shape[:-1])} predictions, and the labels are "
-                f"{kind} of shape {tuple(labels.shape)}. Pass class ids, or use SoftTargets, which needs none."
+                f"{who} needs one class id for each of {tuple(batch.predictions.shape)} predictions, and the labels "
+                f"are {kind} of shape {tuple(labels.shape)}. Pass class ids, or use SoftTargets, which needs none."
             )
-        return batch.mean(self.chunked(student, teacher, labels), over="targets")
+        return batch.mean(self.by_prediction(student, teacher, batch, labels), over="targets")

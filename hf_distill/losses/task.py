@@ -26,7 +26,7 @@ class TaskLoss(Loss):
         weight: what the term is multiplied by in the total.
     """
 
-    citation: ClassVar[str] = ""
+    citation: str = ""
     needs_labels: ClassVar[bool] = True
 
     def __init__(

@@ -79,7 +79,8 @@ class RelativeSimilarity(RelationLoss):
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
-    citation: ClassVar[str] = "You et al. 2017, Learning from Multiple Teacher Networks, doi:10.1145/3097983.3098135"
+    fewest: ClassVar[int] = 3
+    citation: str = "You et al. 2017, Learning from Multiple Teacher Networks, doi:10.1145/3097983.3098135"
 
     def __init__(self, margin: float = 0.1, pooling: Pooling = "first", weight: Weight = 1.0) -> None:
         super().__init__(pooling, weight)

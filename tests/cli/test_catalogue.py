@@ -1,6 +1,7 @@
 """The catalogue of losses, as it is printed."""
 
 import inspect
+import re
 from io import StringIO
 
 import pytest
@@ -50,6 +51,16 @@ def test_every_argument_is_explained_and_every_line_fits(loss):
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     explained = {line.strip().partition(":")[0] for line in text.splitlines() if line.startswith("    ")}
     assert set(inspect.signature(loss).parameters) <= explained
+    assert "as in `" not in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("loss", [loss for members in CATALOGUE.values() for loss in members if loss.citation])
+def test_every_formula_says_its_source_and_what_differs_from_it(loss):
+    text = " ".join(shown(loss.__name__).split())
+    assert re.search(r"\w+\(student, teacher", text) or "standardize(" in text or "gradient" in text
+    assert re.search(r"Reference: .*(arXiv:|doi:)", text)
+    assert "Differs from the paper" in text
+    assert "Returns: " in text
 
 
 def test_paragraphs_are_filled_again():

@@ -270,6 +270,19 @@ class LossContract:
         assert found == 0
         assert all(each.grad is None or each.grad.abs().max() == 0 for each in (*seen, *loss.parameters()))
 
+    def test_one_valid_position_is_compared_and_all_the_others_are_not(self) -> None:
+        mask = torch.zeros(2, 4, dtype=torch.bool)
+        mask[1, 2] = True
+        loss = self.ready()
+        drawn = zip(self.signals(loss), self.draw(loss, mask), strict=True)
+        seen = [self.spoil(signal, each, mask, float("nan")).requires_grad_() for signal, each in drawn]
+        found = self.term(loss, self.batch(mask), seen)
+        found.backward()
+        assert found.isfinite()
+        gradients = [each.grad for each in (*seen, *loss.parameters()) if each.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
     @pytest.mark.parametrize("dtype", HALVES)
     def test_half_precision_signals_are_compared_in_float32(self, dtype: torch.dtype) -> None:
         mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()

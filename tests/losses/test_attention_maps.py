@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_distill.batch import Batch
 from hf_distill.losses import AttentionKL, AttentionMSE, MiniLM, MiniLMv2, attention_kl, attention_mse
@@ -172,3 +174,14 @@ def test_a_model_whose_attention_cannot_be_recorded_is_refused_for_that(kind):
     blind = replace(STUDENT, name="BlindModel", heads=0)
     said = "the attention of BlindModel does not go through transformers' attention interface, so it cannot be"
     refuses(kind(), f"{kind.__name__}: {said} recorded. Use HiddenMSE or HiddenCosine.", student=blind)
+
+
+@given(seed=st.integers(0, 1000), order=st.permutations([0, 1, 2]))
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_the_heads_does_not_matter_and_scores_count_alike(seed, order):
+    student, teacher = randn(2, 3, 4, 4, seed=seed), randn(2, 3, 4, 4, seed=seed + 5000)
+    expected = attention_mse(student, teacher)
+    torch.testing.assert_close(attention_mse(student[:, order], teacher[:, order]), expected)
+    torch.testing.assert_close(attention_mse(teacher, student), expected)
+    mine, theirs = student.softmax(-1), teacher.softmax(-1)
+    torch.testing.assert_close(attention_kl(mine[:, order], theirs[:, order]), attention_kl(mine, theirs))

@@ -10,9 +10,20 @@ import torch
 
 from hf_distill import losses
 from hf_distill.batch import Batch
-from hf_distill.losses import CATALOGUE, AttentionKL, HiddenMSE, Loss, RKDAngle, SoftTargets, TaskLoss, match_layers
+from hf_distill.losses import (
+    CATALOGUE,
+    AttentionKL,
+    HiddenMSE,
+    Loss,
+    RKDAngle,
+    RKDDistance,
+    SoftTargets,
+    SortedLogits,
+    TaskLoss,
+    match_layers,
+)
 from hf_distill.objective import Objective
-from hf_distill.signals import LOGITS, hidden
+from hf_distill.signals import LOGITS, hidden, pooled
 from hf_distill.tasks import Task
 
 from .contract import STUDENT, TEACHER, randn, refuses
@@ -178,8 +189,18 @@ def test_a_loss_keeps_nothing_of_a_batch(loss):
     assert all(name.startswith("projections.") for name in loss.state_dict())
 
 
-def test_logits_of_another_shape_are_refused_and_not_broadcast():
+def test_what_would_be_broadcast_is_refused():
     batch = Batch({"labels": torch.tensor([0, 1])}, Task.SINGLE_LABEL)
     for theirs in (torch.zeros(2, 1), torch.zeros(1, 3)):
-        with pytest.raises(ValueError, match=r"SoftTargets: the student's logits are \(2, 3\), the teacher's"):
+        with pytest.raises(ValueError, match=r"SoftTargets: the student's logits is \(2, 3\), the teacher's"):
             SoftTargets()({LOGITS: torch.zeros(2, 3)}, {LOGITS: theirs}, batch)
+    seen = pooled("first")
+    with pytest.raises(
+        ValueError, match=r"RKDDistance: the student's pooled\(first\) is \(2, 3\), the teacher's \(1, 3\)"
+    ):
+        RKDDistance()({seen: torch.zeros(2, 3)}, {seen: torch.zeros(1, 3)}, batch)
+    tokens = Batch({"labels": torch.zeros(2, 4, dtype=torch.long)}, Task.TOKENS)
+    with pytest.raises(
+        ValueError, match=r"SortedLogits: the student's logits is \(2, 4, 3\), the teacher's \(2, 1, 5\)"
+    ):
+        SortedLogits()({LOGITS: torch.zeros(2, 4, 3)}, {LOGITS: torch.zeros(2, 1, 5)}, tokens)

@@ -27,8 +27,10 @@ def naive(student, teacher, negatives=(), temperature=0.07) -> float:
     total, n = 0.0, len(student)
     for i in range(n):
         right = cosine(student[i], teacher[i]) / temperature
-        among = sum(math.exp(cosine(student[i], each) / temperature) for each in (*teacher, *negatives))
-        back = sum(math.exp(cosine(each, teacher[i]) / temperature) for each in student)
+        others = [j for j in range(n) if j == i or teacher[j] != teacher[i]]  # a duplicate is no negative
+        among = sum(math.exp(cosine(student[i], teacher[j]) / temperature) for j in others)
+        among += sum(math.exp(cosine(student[i], each) / temperature) for each in negatives)
+        back = sum(math.exp(cosine(student[j], teacher[i]) / temperature) for j in others)
         total += (math.log(among) - right + math.log(back) - right) / 2
     return total / n
 

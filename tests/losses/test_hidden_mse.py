@@ -1,4 +1,6 @@
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_distill.losses import HiddenMSE, hidden_mse
 
@@ -36,3 +38,13 @@ def test_both_sides_count_alike():
 
 def test_its_name():
     assert HiddenMSE().name == "hidden_mse"
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-2, 1e2))
+@settings(deadline=None, max_examples=30)
+def test_both_sides_count_alike_and_it_grows_with_the_square(seed, scale):
+    student, teacher, moved = (randn(2, 3, 4, seed=seed + part) for part in range(3))
+    expected = hidden_mse(student, teacher)
+    torch.testing.assert_close(hidden_mse(teacher, student), expected)
+    torch.testing.assert_close(hidden_mse(scale * student, scale * teacher), scale**2 * expected)
+    torch.testing.assert_close(hidden_mse(student + moved, teacher + moved), expected, rtol=1e-4, atol=1e-4)

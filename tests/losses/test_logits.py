@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hf_distill.batch import Batch
-from hf_distill.losses import SoftTargets, logits
+from hf_distill.losses import CATALOGUE, SoftTargets, logits
 from hf_distill.losses.logits import LogitLoss, bernoulli, in_chunks
 from hf_distill.losses.soft_targets import kl_divergence
 from hf_distill.signals import LOGITS
@@ -59,6 +59,38 @@ def test_no_softmax_of_the_whole_vocabulary_is_made_or_kept(monkeypatch):
         found.sum().backward()
     assert largest.elements <= 5 * 64
     assert sum(kept.values()) <= 5 * 64
+
+
+LANGUAGE = [
+    kind
+    for members in CATALOGUE.values()
+    for kind in members
+    if issubclass(kind, LogitLoss) and Task.CAUSAL_LM not in kind.refused
+]
+
+
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_no_copy_of_a_whole_vocabulary_is_kept_for_backward(kind):
+    """Causal, with padding and ignored labels: beside the two models' own logits, less than a chunk of them."""
+    mask = torch.ones(3, 8, dtype=torch.long)
+    mask[1, 6:] = 0
+    labels = torch.randint(0, 64, (3, 8)).masked_fill(mask == 0, -100)
+    batch = Batch({"input_ids": labels.clamp(min=0), "attention_mask": mask, "labels": labels}, Task.CAUSAL_LM)
+    student, teacher = randn(3, 8, 64).requires_grad_(), randn(3, 8, 64, seed=1)
+    own = {side.untyped_storage().data_ptr() for side in (student, teacher)}
+    kept = {}
+
+    def keep(saved):
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        found = kind(chunk_size=2)({LOGITS: student}, {LOGITS: teacher}, batch)
+    found.backward()
+    assert sum(size for place, size in kept.items() if place not in own) < 2 * 64 * 4
+    whole = student.detach().requires_grad_()
+    kind()({LOGITS: whole}, {LOGITS: teacher}, batch).backward()
+    torch.testing.assert_close(student.grad, whole.grad)
 
 
 def test_positions_that_do_not_count_are_left_out():

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hf_distill.losses import SoftTargets, binary_kl_divergence, kl_divergence, 
 from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
 
-from .contract import STUDENT, LossContract, PositionContract, randn, refuses
+from .contract import STUDENT, TEACHER, LossContract, PositionContract, randn, refuses
 
 LOGIT_ROWS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
 
@@ -165,3 +166,17 @@ def test_what_does_not_fit_is_refused():
 
 def test_its_name():
     assert SoftTargets().name == "soft_targets"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task", "sources"),
+    [
+        ({}, Task.SINGLE_LABEL, ["1503.02531"]),
+        ({"standardize": True}, Task.SINGLE_LABEL, ["1503.02531", "2403.01427"]),
+        ({}, Task.MULTI_LABEL, ["2308.06453"]),
+    ],
+)
+def test_the_card_names_the_papers_of_what_was_used(arguments, task, sources):
+    loss = SoftTargets(**arguments)
+    loss.setup(STUDENT, TEACHER, task)
+    assert re.findall(r"arXiv:(\d+\.\d+)", loss.citation) == sources
