@@ -47,6 +47,7 @@ class Capture:
         model: a transformers model or PEFT wrapper, not wrapped for DDP.
         wanted: the signals; layers counted from 0 or from the end.
         order: for each label the index of it in the model's own logits; None where that is the same.
+        ends: whether the forward ends where the last signal was seen; `outputs` is then None where it ended early.
 
     Raises:
         ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
@@ -54,7 +55,9 @@ class Capture:
             are differentiated again.
     """
 
-    def __init__(self, model: nn.Module, wanted: Iterable[Signal], order: Tensor | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, wanted: Iterable[Signal], order: Tensor | None = None, ends: bool = False
+    ) -> None:
         self.wanted = frozenset(wanted)
         self._name = type(anatomy.unwrap(model)).__name__
         self._order = order
@@ -71,6 +74,7 @@ class Capture:
         self._count = len(blocks)
         hidden = {self._index(signal) for signal in inside if signal.kind in ("hidden", "pooled")}
         attention = {self._index(signal) for signal in inside if signal.kind in ATTENTION_KINDS}
+        self._last = _last(hidden | attention) if ends and len(inside) == len(self.wanted) and inside else None
         self._configs = anatomy.attention_configs(model) if attention else []
         self._places = _places(blocks, hidden, attention)
         self._before: list[Any] = []
@@ -104,6 +108,8 @@ class Capture:
                 self._records.append((place.layers, records))
                 for module in place.modules:
                     vars(module)[anatomy.SINK] = records
+        if self._last is not None:
+            self._handles.append(self._blocks[self._last].register_forward_hook(self._end(self._last)))
         self._before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
             config._attn_implementation_internal = anatomy.recording_name(config._attn_implementation_internal)
@@ -134,7 +140,7 @@ class Capture:
                 "compiled code cannot. Turn torch_compile off."
             )
 
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> bool:
         self._contexts.close()
         for handle in self._handles:
             handle.remove()
@@ -145,8 +151,9 @@ class Capture:
                 for module in place.modules:
                     vars(module).pop(anatomy.SINK, None)
         self._handles, self._before = [], []
-        if failed is not None:
+        if failed not in (None, _Enough):
             self._forget()
+        return failed is _Enough
 
     def take(self, outputs: Any, batch: Batch) -> dict[Signal, Tensor]:
         """What was seen in the last forward, inside of `with` or after it; nothing of it is kept here.
@@ -245,6 +252,24 @@ class Capture:
                 self._seen[remaining.pop(0)] = output[0] if isinstance(output, tuple) else output
 
         return keep
+
+    def _end(self, last: int) -> Callable[..., None]:
+        calls = [layer for layer, block in enumerate(self._blocks) if block is self._blocks[last]]
+
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if calls.pop(0) == last:
+                raise _Enough
+
+        return end
+
+
+class _Enough(Exception):  # no error: it leaves a forward where everything was seen
+    pass
+
+
+def _last(layers: set[Layer]) -> int:
+    """The last block that must run."""
+    return max(0 if layer == EMBEDDINGS else layer for layer in layers)
 
 
 def _places(blocks: list[nn.Module], hidden: set[Layer], attention: set[Layer]) -> list[_Place]:

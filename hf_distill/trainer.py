@@ -122,7 +122,7 @@ class DistillationTrainer(Trainer):
         """
         counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else self._counts
         processes = self.args.world_size if counts else 1
-        batch = Batch(inputs, self.task, counts, processes, self.state.global_step, self._causal)
+        batch = Batch(inputs, self.task, counts, processes, self.state.global_step, self._causal, model.training)
         with self.accelerator.autocast():
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)

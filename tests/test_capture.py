@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,6 +88,49 @@ def test_hidden_is_what_the_model_shows(family: str) -> None:
     if family in PRE_NORM:
         norm = [m for name, m in model.named_modules() if name.split(".")[-1] in _FINAL_NORMS][-1]
         close(norm(found[hidden(-1)]), expected[-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_forward_that_ends_early_shows_the_same_and_runs_no_block_more(family: str) -> None:
+    model = model_of(family)
+    inputs = full_inputs(model)
+    batch = Batch(inputs, find_task(model))
+    looks = [[hidden(1), hidden(0)], [hidden(EMBEDDINGS)], [pooled("mean")]]
+    looks += [[query(1), key(1)]] if family in RECORDED else []
+    for wanted in looks:
+        if family in ("vit", "wav2vec2") and wanted[0].kind == "pooled":
+            continue
+        expected = catch(model, wanted, inputs)
+        ran: list[Any] = []
+        count = partial(lambda ran, *_: ran.append(1), ran)
+        handles = [each.register_forward_hook(count) for each in set(anatomy.find_blocks(model))]
+        capture, outputs = Capture(model, wanted, ends=True), None
+        with capture:
+            outputs = model(**inputs)
+        for handle in handles:
+            handle.remove()
+        found = capture.take(outputs, batch)
+        assert outputs is None
+        assert len(ran) == {"hidden": 2, "query": 2, "pooled": LAYERS}[wanted[0].kind] - (wanted == looks[1])
+        assert all(torch.equal(found[signal], expected[signal]) for signal in wanted)
+    after = catch(model, [hidden(-1)], inputs)  # and the next forward is whole again
+    assert torch.equal(after[hidden(-1)], catch(model, [hidden(-1)], inputs)[hidden(-1)])
+
+
+@torch.no_grad()
+def test_a_forward_does_not_end_early_where_answers_are_looked_at() -> None:
+    model = tiny("bert", "ForSequenceClassification")
+    capture, outputs = Capture(model, [hidden(0), LOGITS], ends=True), None
+    with capture:
+        outputs = model(**inputs_of(model))
+    assert outputs is not None
+
+
+def test_what_goes_wrong_inside_is_not_swallowed() -> None:
+    model = tiny("bert", "ForSequenceClassification")
+    with pytest.raises(RuntimeError, match="broken"), Capture(model, [hidden(1)], ends=True):
+        raise RuntimeError("broken")
 
 
 _FINAL_NORMS = ("final_norm", "ln_f", "norm", "final_layer_norm")

@@ -158,5 +158,5 @@ def test_a_teacher_of_other_classes_teaches_their_sorted_probabilities(tmp_path:
     after = trainer.evaluate()
     assert after["eval_sorted_logits"] < before["eval_sorted_logits"]
     assert "eval_agreement" not in after
-    with pytest.raises(ValueError, match=r"the student's logits are \(8, 3\), the teacher's \(8, 7\)"):
+    with pytest.raises(ValueError, match=r"the student's logits is \(8, 3\), the teacher's \(8, 7\)"):
         trainer_of(tmp_path, [SoftTargets()], head="one label", others=others).train()

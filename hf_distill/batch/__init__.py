@@ -50,6 +50,7 @@ class Batch:
         processes: how many processes share the step; relations between examples are gathered from all of them.
         causal: whether in the models no position sees a later one; None: only where the task is a causal LM.
         seed: what random directions are drawn from: the same for all micro-batches and processes of a step.
+        training: whether the student trains on it, so that a teacher may leave out what an evaluation alone looks at.
     """
 
     inputs: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Batch:
     processes: int = 1
     seed: int = 0
     causal: bool | None = None
+    training: bool = False
 
     @property
     def rows(self) -> int:

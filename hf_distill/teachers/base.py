@@ -28,6 +28,9 @@ class Teacher(ABC):
     model: nn.Module | None = None
     """The model inside, if there is one."""
 
+    only_evaluated: frozenset[Signal] = frozenset()
+    """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""
+
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """Called once before step 1, and again if the student is made anew: refuses what cannot work.
 
