@@ -1,9 +1,14 @@
 """What a training says: a line a log, and a bar below it on a terminal."""
 
 import sys
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
@@ -76,6 +81,35 @@ def line(logs: Mapping[str, float], step: int, steps: int, terms: Collection[str
 def figures(found: Mapping[str, float]) -> str:
     """Metrics in a row: `macro f1 0.5344, micro f1 0.6065`."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
+
+
+@contextmanager
+def counted(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, all): a bar with the time left on a terminal, a line a call elsewhere."""
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    began: list[tuple[float, int]] = []
+
+    def say(done: int, whole: int) -> None:
+        began.append((time.monotonic(), done))
+        since, before = began[0]
+        if done > before:
+            left = (time.monotonic() - since) / (done - before) * (whole - done)
+            rest = f", about {_duration(left)} left" if done < whole else f" in {_duration(time.monotonic() - since)}"
+            if not console.is_terminal:
+                console.print(f"{what}: {done:,} of {whole:,}{rest}", highlight=False, markup=False)
+        bar.update(task, completed=done, total=whole)
+
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield say
 
 
 def _duration(seconds: float) -> str:

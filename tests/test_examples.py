@@ -108,7 +108,7 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "lora_student"])
+@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
@@ -152,6 +152,21 @@ def test_the_subclass_hides_words_in_training_only(home: Path, monkeypatch: pyte
     assert hidden == pytest.approx(0.5, abs=0.15)
     assert (trained == tokenizer.cls_token_id).sum() == 4 * 20
     assert not (evaluated == tokenizer.mask_token_id).any()
+
+
+def test_the_cached_teacher_is_asked_once_and_not_in_a_second_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ModelTeacher, "observe", lambda self, batch: pytest.fail("the teacher was asked live"))
+    example = importlib.import_module("cached_teacher")
+    example.main(tiny_run())
+    first = capsys.readouterr().out
+    example.main(tiny_run())
+    second = capsys.readouterr().out
+    assert "the teacher answered" in first
+    assert "the teacher answered" not in second
+    lines = [[line for line in printed.splitlines() if "->" in line] for printed in (first, second)]
+    assert lines[0] == lines[1] != []
 
 
 def test_the_custom_loss_is_the_brier_score_of_the_probabilities() -> None:
@@ -247,7 +262,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {BASE, "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    assert set(NAMES) == {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,9 +1,12 @@
 """What a training says while it runs."""
 
+import io
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from hf_distill import progress
 
@@ -70,3 +73,47 @@ def test_what_a_notebook_draws_is_left_alone(tmp_path):
     trainer.pop_callback(progress.PrinterCallback)
     progress.show(trainer, [])
     assert not trainer.pop_callback(progress.Progress)
+
+
+class Clock:
+    """One second a look."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return float(self.now)
+
+
+def counting(monkeypatch, *done: int, terminal: bool = False) -> str:
+    monkeypatch.setattr(progress.time, "monotonic", Clock().monotonic)
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
+    with progress.counted("asked", console) as say:
+        for each in done:
+            say(each, 2000)
+    return console.file.getvalue()
+
+
+def test_what_is_counted_is_a_line_a_call_with_the_time_left(monkeypatch):
+    lines = counting(monkeypatch, 0, 500, 1000, 2000).splitlines()
+    assert re.fullmatch(r"asked: 500 of 2,000, about \d\.0 s left", lines[0])
+    assert re.fullmatch(r"asked: 1,000 of 2,000, about \d\.0 s left", lines[1])
+    assert re.fullmatch(r"asked: 2,000 of 2,000 in \d+\.0 s", lines[2])
+    assert len(lines) == 3
+
+
+def test_time_left_is_reckoned_from_what_was_done_since_it_began(monkeypatch):
+    (line,) = counting(monkeypatch, 1990, 1995).splitlines()
+    seconds = float(re.fullmatch(r"asked: 1,995 of 2,000, about ([\d.]+) s left", line)[1])
+    assert seconds >= 1, "the 1,990 that were there already took no time"
+
+
+def test_where_nothing_is_left_to_do_nothing_is_said(monkeypatch):
+    assert counting(monkeypatch, 2000) == counting(monkeypatch) == ""
+
+
+def test_on_a_terminal_what_is_counted_is_a_bar(monkeypatch):
+    drawn = counting(monkeypatch, 0, 500, 2000, terminal=True)
+    assert "2000/2000" in drawn
+    assert "asked: " not in drawn

@@ -94,6 +94,35 @@ def validate(
 
 @app.command()
 @_reported
+def cache(
+    recipe: RecipePath,
+    override: Overrides = None,
+    allow_custom_code: CustomCode = False,
+    show: Annotated[bool, typer.Option("--show", help="Only say what is in the folder.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare every file with what was written.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask the teacher once about every example, and keep its answers in teacher.cache for all runs to come."""
+    from hf_distill import recipe as recipes
+
+    checked = recipes.load(recipe, override or (), allow_custom_code)
+    from hf_distill.run import cached
+
+    console = Console()
+    if verify:
+        size = cached.opened(cached.folder_of(checked)).verify()
+        console.print(f"{checked.teacher.cache}: every file is as it was written ({size:,} bytes)", highlight=False)
+    elif show:
+        console.print(cached.table(cached.opened(cached.folder_of(checked))))
+    else:
+        _calm()
+        built = cached.build(checked, console, allow_custom_code)
+        if os.environ.get("RANK", "0") == "0":
+            console.print(cached.table(built))
+
+
+@app.command()
+@_reported
 def push(
     folder: Annotated[Path, typer.Argument(help="A folder that `train` wrote.", show_default=False)],
     repo_id: Annotated[

@@ -49,6 +49,13 @@ class TeacherSpec(_Part):
         "float32",
         description="what the weights are loaded as; `auto` keeps what is stored, and float16 crawls on a CPU",
     )
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        description="a folder for the teacher's answers: it is asked once about each example, and read from there in "
+        "every epoch and every later run",
+    )
+    cache_dtype: Literal["float32", "float16"] = Field("float32", description="of the numbers in that folder")
     label_map: Literal["by_name"] | None = Field(
         None,
         description="`by_name` reorders the teacher's logits where the two order the same labels differently",
@@ -335,7 +342,13 @@ def dump(recipe: Recipe) -> str:
     data = recipe.model_dump(by_alias=True, exclude_unset=True)
     if recipe.train:
         data["train"] = recipe.train
-    for part, name in (("teacher", "model"), ("student", "model"), ("dataset", "path"), ("dataset", "label_names")):
+    for part, name in (
+        ("teacher", "model"),
+        ("teacher", "cache"),
+        ("student", "model"),
+        ("dataset", "path"),
+        ("dataset", "label_names"),
+    ):
         if isinstance(data[part].get(name), str):
             data[part][name] = without_folders(data[part][name])
     for part in ("train", "losses"):

@@ -1,7 +1,8 @@
 """Who teaches. Every teacher answers `observe(batch)` with what is known about the batch."""
 
 from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 
-__all__ = ["ModelTeacher", "Nobody", "Teacher", "load"]
+__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "Teacher", "load"]

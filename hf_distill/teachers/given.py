@@ -5,6 +5,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 
 
@@ -22,7 +23,7 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
         raise ValueError(
             "no teacher. Pass teacher=, a model in eval mode, a model id, or a hf_distill.teachers.Teacher."
         )
-    if isinstance(given, ModelTeacher) and given.label_map is None:
+    if isinstance(given, ModelTeacher | CachedTeacher) and given.label_map is None:
         given.label_map = label_map
     if isinstance(given, Teacher):
         return given

@@ -55,6 +55,7 @@ class ModelTeacher(Teacher):
         self.shape = anatomy.describe(model)
         self.input_names = anatomy.forward_names(model)
         self._capture: Capture | None = None
+        self._trained_on: Capture | None = None  # what the losses look at; None if at nothing
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. Freezes the model and moves it to the device, unless it is quantised or spread out.
@@ -63,39 +64,27 @@ class ModelTeacher(Teacher):
             ValueError: no weights, train mode, another task, labels or vocabulary, layers that are not there.
         """
         checks.check_teacher(self.model, student)
-        checks.check_tasks(student, self.model)
-        answers = any(signal.kind in ANSWERS for signal in wanted)
-        if answers and not self.shape.classes:
-            raise ValueError(
-                f"the losses look at the teacher's answers, and {self.shape.name} has no head. Use losses on hidden "
-                "states, attention or relations, or a teacher with the student's head."
-            )
-        order = self._label_order(student, device) if answers else None
-        checks.check_vocabulary(student, self.model, tokenizer, self.tokenizer or tokenizer_beside(self.model))
+        own = self.tokenizer or tokenizer_beside(self.model)
+        order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
             self.model.to(device)
         self._capture = Capture(self.model, wanted, order)
-
-    def _label_order(self, student: nn.Module, device: torch.device) -> torch.Tensor | None:
-        task = find_task(anatomy.unwrap(self.model))
-        if not (task.per_example or task is Task.TOKENS):
-            return None
-        order = checks.label_order(student, self.model, self.label_map)
-        if order is None:
-            return None
-        logger.warning("label_map='by_name': the teacher's logits are reordered to the student's labels: %s", order)
-        return torch.tensor(order, device=device)
+        looked_at = wanted - self.only_evaluated
+        self._trained_on = Capture(self.model, looked_at, order, ends=True) if looked_at else None
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
-        """See `Teacher.observe`.
+        """See `Teacher.observe`. Where the student trains, the model runs as far as the losses look.
 
         Raises:
             ValueError: somebody put the model into train mode since `prepare`.
         """
         assert self._capture is not None, "prepare() comes first"
+        capture = self._trained_on if batch.training else self._capture
+        if capture is None:
+            return {}
         if self.model.training:
             raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
         inputs = anatomy.accepted(self.model, batch.inputs)
@@ -103,9 +92,54 @@ class ModelTeacher(Teacher):
             inputs.pop("labels", None)
         if "use_cache" in self.input_names:
             inputs["use_cache"] = False
-        with self._capture:
+        outputs = None
+        with capture:
             outputs = self.model(**inputs)
-        return self._capture.take(outputs, batch)
+        return capture.take(outputs, batch)
+
+
+def check_pair(
+    teacher: nn.Module,
+    label_map: Literal["by_name"] | None,
+    student: nn.Module,
+    wanted: frozenset[Signal],
+    tokenizer: Any,
+    own_tokenizer: Any,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Refuses a teacher and a student that do not belong together; weights are not looked at.
+
+    Args:
+        teacher: the model.
+        label_map: see `ModelTeacher`.
+        student: what will learn.
+        wanted: what the losses ask the teacher for.
+        tokenizer: what made the inputs, or None.
+        own_tokenizer: the teacher's, or None.
+        device: where the answer must be.
+
+    Returns:
+        For each of the student's labels the index of it in the teacher's; None where that is the same.
+
+    Raises:
+        ValueError: another task, labels or vocabulary; no head where the losses look at answers.
+    """
+    checks.check_tasks(student, teacher)
+    answers = any(signal.kind in ANSWERS for signal in wanted)
+    shape = anatomy.describe(teacher)
+    if answers and not shape.classes:
+        raise ValueError(
+            f"the losses look at the teacher's answers, and {shape.name} has no head. Use losses on hidden "
+            "states, attention or relations, or a teacher with the student's head."
+        )
+    task = find_task(anatomy.unwrap(teacher))
+    ordered = answers and (task.per_example or task is Task.TOKENS)
+    order = checks.label_order(student, teacher, label_map) if ordered else None
+    checks.check_vocabulary(student, teacher, tokenizer, own_tokenizer)
+    if order is None:
+        return None
+    logger.warning("label_map='by_name': the teacher's logits are reordered to the student's labels: %s", order)
+    return torch.tensor(order, device=device)
 
 
 def tokenizer_beside(model: nn.Module, local_files_only: bool = True) -> Any:

@@ -3,41 +3,28 @@
 import getpass
 import io
 import json
-import logging
 import re
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import logging as hub_logging
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
-from typer.testing import CliRunner
 
 from hf_distill import cli, recipe, report
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from commands import invoke, one_line, quiet_again
 from hub_server import HubServer
 from workspace import LABELS, QUICK, command, environment, make
 
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 SET_QUICK = [part for change in QUICK for part in ("--set", change)]
-
-
-def one_line(done, *parts: str, code: int = 1) -> None:
-    """The process failed, with one line on stderr that says all these parts."""
-    assert done.returncode == code, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    for part in parts:
-        assert part in done.stderr
 
 
 # ---- a whole run --------------------------------------------------------------------------------------------------
@@ -212,7 +199,7 @@ def test_the_package_runs_as_a_module():
         [sys.executable, "-m", "hf_distill.cli", "--help"], env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0
-    for name in ("train", "validate", "push", "losses", "demo"):
+    for name in ("train", "validate", "cache", "push", "losses", "demo"):
         assert name in done.stdout
 
 
@@ -260,28 +247,6 @@ def test_errors_in_the_text_are_found_before_anything_heavy_is_imported(folder, 
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment(), capture_output=True, text=True
     )
     one_line(done, *parts)
-
-
-@contextmanager
-def quiet_again():
-    """What a command changes in the libraries of its process is put back."""
-    log, verbosity = logging.getLogger("hf_distill"), hub_logging.get_verbosity()
-    state = log.propagate, log.level, log.handlers
-    try:
-        yield log
-    finally:
-        log.propagate, log.level, log.handlers = state
-        hub_logging.set_verbosity(verbosity)
-        datasets.enable_progress_bars()
-        transformers_logging.enable_progress_bar()
-
-
-def invoke(*arguments: str):
-    """The command in this process, which has imported everything."""
-    with quiet_again():
-        done = CliRunner().invoke(cli.app, list(arguments))
-    done.returncode = done.exit_code
-    return done
 
 
 ERRORS = {

@@ -18,6 +18,7 @@ def test_dump_holds_no_path_of_this_machine() -> None:
         write(GOOD),
         (
             "teacher.model=/home/somebody/models/teacher",
+            "teacher.cache=/home/somebody/answers",
             "student={model: ~/somebody/student/}",
             "dataset.path=/home/somebody/data/*.tsv",
             "dataset.label_names=C:\\Users\\somebody\\labels.txt",
@@ -31,6 +32,7 @@ def test_dump_holds_no_path_of_this_machine() -> None:
     assert "somebody" not in text
     again = parse(text, **STAND_INS)
     assert (again.teacher.model, again.student.model) == ("teacher", "student")
+    assert again.teacher.cache == "answers"
     assert (again.dataset.path, again.dataset.label_names) == ("*.tsv", "labels.txt")
     assert again.train["output_dir"] == "out"
     assert again.train["report_to"] == ["log", "../kept"]
@@ -47,3 +49,10 @@ def test_enums_and_paths_are_dumped_as_text() -> None:
     )
     assert "eval_strategy: epoch" in dump(recipe)
     assert "report_to: [x]" in dump(recipe)
+
+
+def test_the_folder_of_the_answers_is_dumped_as_it_was_written_and_left_out_where_there_is_none() -> None:
+    recipe = load(write(GOOD), ("teacher.cache=runs/answers", "teacher.cache_dtype=float16"), **STAND_INS)
+    again = parse(dump(recipe), **STAND_INS)
+    assert (again.teacher.cache, again.teacher.cache_dtype) == ("runs/answers", "float16")
+    assert "cache" not in dump(load(write(GOOD), **STAND_INS))

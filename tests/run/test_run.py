@@ -15,9 +15,10 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_distill import evaluation, metrics, recipe, report, run
+from hf_distill import evaluation, metrics, recipe, report, run, teachers
+from hf_distill.tasks import find_task
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from runs import same, weights
 from workspace import LABELS, QUICK, make
 
@@ -74,7 +75,7 @@ def test_what_the_teacher_is_worth_is_said_before_anybody_learns_from_it(folder)
     lines = Path("data/dev.tsv").read_text().splitlines()[1:]
     texts, named = zip(*(line.split("\t") for line in lines), strict=True)
     labels = np.array([[label in names.split(",") for label in LABELS] for names in named])
-    tokenizer, teacher = AutoTokenizer.from_pretrained("teacher"), run.teachers.load("teacher").eval()
+    tokenizer, teacher = AutoTokenizer.from_pretrained("teacher"), teachers.load("teacher").eval()
     with torch.no_grad():
         logits = teacher(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits
     assert float(said) == pytest.approx(average_precision_score(labels, logits), abs=1e-4)
@@ -88,7 +89,7 @@ def test_other_tasks(tmp_path, monkeypatch, task, quality):
     result, printed = train()
     assert [list(fact.metrics) for fact in result.facts] == [quality, quality]
     model, tokenizer = (kind.from_pretrained("out") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
-    assert run.find_task(model) == task
+    assert find_task(model) == task
     assert not hasattr(model.config, "thresholds")
     rows = run.prepare(recipe.load("recipe.yaml")).dataset["test"]
     logits, labels = evaluation.predict(model, rows, tokenizer), np.asarray(rows["labels"])
@@ -97,28 +98,6 @@ def test_other_tasks(tmp_path, monkeypatch, task, quality):
     )
     assert (result.facts[1].agreement is None) == (task == "regression")
     assert task in printed
-
-
-def test_the_task_of_a_recipe_wins_over_a_teacher_that_does_not_say_its_own(folder):
-    config = json.loads(Path("teacher/config.json").read_text())
-    Path("teacher/config.json").write_text(json.dumps(config | {"problem_type": None}))
-    assert run.prepare(recipe.load("recipe.yaml")).student.config.problem_type == "multi_label_classification"
-
-
-@pytest.mark.parametrize(("layers", "kept"), [("2", (1, 3)), ("[0, 3]", (0, 3)), ("null", (0, 1, 2, 3))])
-def test_layers_are_named_or_counted(folder, layers, kept):
-    assert run.prepare(recipe.load("recipe.yaml", [f"student.layers={layers}"])).student.copied.layers == kept
-
-
-def test_texts_are_cut_to_what_tokenizer_and_models_take(folder):
-    with Path("data/train.tsv").open("a") as file:
-        file.write("thanks " * 40 + "\tpraise\n")
-    longest = max(map(len, run.prepare(recipe.load("recipe.yaml")).dataset["train"]["input_ids"]))
-    assert longest == 16  # the tokenizer's; the models have 20 positions
-    tokenizer = AutoTokenizer.from_pretrained("teacher")
-    tokenizer.model_max_length = 100
-    tokenizer.save_pretrained("teacher")
-    assert max(map(len, run.prepare(recipe.load("recipe.yaml")).dataset["train"]["input_ids"])) == 20
 
 
 def test_labels_in_another_order_are_refused_or_matched_by_name_in_training_and_figures(folder):
@@ -248,6 +227,15 @@ def test_the_card_says_what_was_done(folder):
     lines = Path("data/test.tsv").read_text().splitlines()[1:]
     expected = {name: str(sum(name in line.split("\t")[1].split(",") for line in lines)) for name in LABELS}
     assert {name: support[name] for name in LABELS} == expected
+
+
+def test_folders_beside_the_recipe_are_no_hub_ids_wherever_it_is_run_from(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    changes = [*QUICK, "dataset.path=data", f"train.output_dir={folder}/out"]
+    run.train(recipe.load(folder / "recipe.yaml", changes), Console(file=StringIO()))
+    card = ModelCard.load(folder / "out" / "README.md")
+    assert not {"base_model", "base_model_relation", "datasets", "model-index"} & set(card.data.to_dict())
+    assert str(folder) not in card.content
 
 
 def test_what_the_best_checkpoint_was_chosen_on_is_named(folder):

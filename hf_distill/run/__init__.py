@@ -3,27 +3,26 @@
 import copy
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset, DatasetDict, disable_progress_bars
+from datasets import Dataset
 from rich.console import Console
-from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_distill import anatomy, checks, data, evaluation, hub, metrics, progress, report, students, teachers
+from hf_distill import checks, evaluation, hub, progress, report, teachers
 from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
-from hf_distill.losses import Loss, TaskLoss
+from hf_distill.losses import TaskLoss
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
-from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
+from hf_distill.run.cached import fill
+from hf_distill.run.prepared import Ready, make_trainer, prepare
+from hf_distill.tasks import Task
 from hf_distill.trainer import DistillationTrainer
 
 BASELINE_FOLDER = "student_alone"
@@ -44,26 +43,6 @@ class Result:
     facts: list[ModelFacts]
     url: str | None
     trainer: DistillationTrainer = field(repr=False)
-
-
-@dataclass
-class Ready:
-    """Everything that a recipe names, loaded and checked, nothing trained."""
-
-    recipe: recipes.Recipe
-    args: DistillationConfig
-    losses: list[Loss] | None
-    metrics: list[Any]
-    teacher: PreTrainedModel
-    student: PreTrainedModel
-    tokenizer: Any
-    dataset: DatasetDict
-    task: Task
-
-    def trainer(self) -> DistillationTrainer:
-        """The one that distils, after all that it refuses."""
-        teacher = teachers.ModelTeacher(self.teacher, self.args.label_map)
-        return _trainer(self.student, teacher, self.losses, self.args, self.dataset, self.tokenizer)
 
 
 def train(
@@ -99,6 +78,7 @@ def train(
     console.print(_teachers_worth(ready), highlight=False, markup=False, end="")
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
+    fill(trainer, console)
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
         own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
@@ -132,50 +112,6 @@ def check(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     return ready
 
 
-def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
-    """Loads all that a recipe names, the quick things first, and refuses what cannot work.
-
-    Args:
-        recipe: from `recipe.load`.
-        allow_custom_code: whether losses may be dotted paths.
-
-    Raises:
-        ValueError: data, models or losses that do not fit; the message names the cure.
-        OSError: a metric that is not there.
-    """
-    args = recipes.build_config(recipe, eval_strategy=recipe.train.get("eval_strategy", "epoch"))
-    if recipe.push is not None:
-        args.hub_model_id, args.hub_private_repo = recipe.push.repo_id, recipe.push.private
-    args.label_map = recipe.teacher.label_map or args.label_map
-    losses = recipes.build_losses(recipe, allow_custom_code)
-    more = [metrics.load(name) for name in recipe.metrics]
-    rows = data.load(recipe.dataset, recipe.folder)
-    if "validation" not in rows and "eval_strategy" not in recipe.train:
-        args.eval_strategy = "no"
-        if args.load_best_model_at_end:
-            raise ValueError("load_best_model_at_end needs a validation split. Set dataset.eval_fraction above 0.")
-    names = data.read_label_names(recipe.dataset.label_names, recipe.folder)
-    if args.process_index:
-        disable_progress_bars()
-    set_seed(args.seed)
-    teacher, task = _teacher(recipe)
-    student, source = _student(recipe, teacher)
-    with _named("tokenizer of", source):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    dataset = data.encode(
-        rows,
-        tokenizer,
-        task=task,
-        text=recipe.dataset.text,
-        text_pair=recipe.dataset.text_pair,
-        labels=recipe.dataset.labels,
-        label_names=names,
-        id2label=anatomy.named_labels(student) or anatomy.named_labels(teacher),
-        max_length=recipe.dataset.max_length or _longest(tokenizer, student, teacher),
-    )
-    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task)
-
-
 def fine_tune(
     model: PreTrainedModel,
     dataset: Mapping[str, Dataset],
@@ -188,70 +124,8 @@ def fine_tune(
     Returns:
         The trainer, after training.
     """
-    trainer = _trainer(model, teachers.Nobody(), [TaskLoss()], args, dataset, tokenizer)
+    trainer = make_trainer(model, teachers.Nobody(), [TaskLoss()], args, dataset, tokenizer)
     _run(trainer, resume)
-    return trainer
-
-
-def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
-    dtype = recipe.teacher.dtype
-    source = recipe.model_path("teacher")
-    with _named("teacher.model", source):
-        teacher = teachers.load(source, "auto" if dtype == "auto" else getattr(torch, dtype))
-    task = find_task(teacher)
-    if recipe.task is not None and task.per_example:
-        task = Task(recipe.task)
-        teacher.config.problem_type = PROBLEM_TYPES[task]
-    if not task.per_example:
-        raise ValueError(f"recipes are for classifiers and regression, and the teacher solves {task}: use Python.")
-    return teacher, task
-
-
-def _student(recipe: recipes.Recipe, teacher: PreTrainedModel) -> tuple[PreTrainedModel, str]:
-    """The student, and where its tokenizer is."""
-    spec = recipe.student
-    if spec.model is None:
-        layers = students.spread(teacher, spec.layers) if isinstance(spec.layers, int) else spec.layers
-        return students.from_teacher(teacher, spec.architecture, layers), recipe.model_path("teacher")
-    source = recipe.model_path("student")
-    with _named("student.model", source):
-        return students.load(source, like=teacher), source
-
-
-@contextmanager
-def _named(what: str, source: str) -> Iterator[None]:
-    """What transformers raises for a folder or a Hub id, in one line that says which one it was."""
-    try:
-        yield
-    except Exception as error:  # it raises what it likes; the user needs the name and the reason
-        raise ValueError(f"{what} '{source}': {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _longest(tokenizer: Any, *models: nn.Module) -> int | None:
-    """How many tokens the tokenizer and all models take; None leaves it to the tokenizer."""
-    positions = [number for number in map(anatomy.max_positions, models) if number is not None]
-    return min([tokenizer.model_max_length, *positions]) if positions else None
-
-
-def _trainer(
-    student: PreTrainedModel,
-    teacher: teachers.Teacher,
-    losses: list[Loss] | None,
-    args: DistillationConfig,
-    dataset: Mapping[str, Dataset],
-    tokenizer: Any,
-) -> DistillationTrainer:
-    trainer = DistillationTrainer(
-        student,
-        teacher,
-        losses,
-        args,
-        train_dataset=dataset["train"],
-        eval_dataset=dataset.get("validation"),
-        processing_class=tokenizer,
-        compute_metrics=evaluation.compute_metrics(find_task(student)),
-    )
-    progress.show(trainer, list(trainer.objective.losses))
     return trainer
 
 
@@ -361,8 +235,10 @@ def _card_facts(ready: Ready, facts: CardFacts, figures: evaluation.Figures, com
     facts.repo_id = ready.args.hub_model_id if pushed else None
     facts.name = (facts.repo_id or Path(ready.args.output_dir).absolute().name).split("/")[-1]
     facts.teacher = recipe.teacher.model
-    facts.base_model = facts.student_from = recipe.student.model or recipe.teacher.model
-    facts.dataset = recipe.dataset.id or recipe.dataset.path
+    facts.student_from = recipe.student.model or recipe.teacher.model
+    facts.base_model = recipe.model_path("student" if recipe.student.model else "teacher")  # a folder is no Hub id
+    beside_recipe = recipe.folder / recipe.dataset.path
+    facts.dataset = recipe.dataset.id or (str(beside_recipe) if beside_recipe.exists() else recipe.dataset.path)
     facts.dataset_name = _dataset_name(facts.dataset)
     facts.dataset_config = recipe.dataset.name
     facts.max_length = recipe.dataset.max_length

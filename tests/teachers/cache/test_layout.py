@@ -1,0 +1,88 @@
+"""How one signal of one example lies in a file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from caches import ragged
+from models import tiny
+
+from hf_distill.batch import Batch
+from hf_distill.capture import Capture
+from hf_distill.signals import (
+    EMBEDDINGS,
+    LOGITS,
+    attention,
+    attention_scores,
+    hidden,
+    key,
+    label_embeddings,
+    pooled,
+    query,
+    value,
+)
+from hf_distill.tasks import Task
+from hf_distill.teachers.cache.layout import TOKENS, Layout, layout_of
+
+BATCH = {"input_ids": torch.ones(2, 7).long()}
+SHAPES = [
+    (Task.SINGLE_LABEL, LOGITS, (2, 3), (3,)),
+    (Task.SINGLE_LABEL, LOGITS, (2, 7), (7,)),  # as many classes as tokens
+    (Task.TOKENS, LOGITS, (2, 7, 3), (TOKENS, 3)),
+    (Task.CAUSAL_LM, LOGITS, (2, 7, 50), (TOKENS, 50)),
+    (Task.SPAN, LOGITS, (2, 2, 7), (2, TOKENS)),
+    (Task.SINGLE_LABEL, hidden(0), (2, 7, 32), (TOKENS, 32)),
+    (Task.SINGLE_LABEL, hidden(EMBEDDINGS), (2, 7, 7), (TOKENS, 7)),
+    (Task.SINGLE_LABEL, pooled("mean"), (2, 7), (7,)),
+    (Task.MULTI_LABEL, label_embeddings(), (2, 7, 32), (7, 32)),
+    (Task.SINGLE_LABEL, attention(1), (2, 4, 7, 7), (4, TOKENS, TOKENS)),
+    (Task.SINGLE_LABEL, attention_scores(1), (2, 7, 7, 7), (7, TOKENS, TOKENS)),
+    *((Task.SINGLE_LABEL, signal(1), (2, 4, 7, 8), (4, TOKENS, 8)) for signal in (query, key, value)),
+]
+
+
+@pytest.mark.parametrize(("task", "signal", "seen", "shape"), SHAPES)
+def test_the_shape_of_an_example_says_which_axes_are_its_tokens(task, signal, seen, shape):
+    layout = layout_of(signal, torch.zeros(seen), Batch(BATCH, task), "float32")
+    assert layout == Layout(signal, shape, "float32")
+    assert Layout.of_plain(json.loads(json.dumps(layout.plain()))) == layout
+    assert layout.shape_of(7) == seen[1:]
+
+
+def test_pictures_have_no_tokens_and_one_shape():
+    batch = Batch({"pixel_values": torch.zeros(2, 3, 16, 16)}, Task.SINGLE_LABEL)
+    assert layout_of(hidden(0), torch.zeros(2, 17, 32), batch, "float32").shape == (17, 32)
+    assert layout_of(attention(0), torch.zeros(2, 4, 17, 17), batch, "float32").shape == (4, 17, 17)
+
+
+def test_sound_whose_frames_are_not_those_of_the_mask_is_refused_with_the_reason():
+    model = tiny("wav2vec2", "ForSequenceClassification")
+    inputs = {"input_values": torch.randn(1, 1600), "attention_mask": torch.ones(1, 1600).long()}
+    with torch.no_grad(), Capture(model, {LOGITS, hidden(0)}) as capture:
+        seen = capture.take(model(**inputs), Batch(inputs, Task.SINGLE_LABEL))
+    batch = Batch(inputs, Task.SINGLE_LABEL)
+    assert layout_of(LOGITS, seen[LOGITS], batch, "float32").shape == (2,)
+    with pytest.raises(ValueError, match=r"hidden\(0\) has 4 positions and the mask .* pass the model itself"):
+        layout_of(hidden(0), seen[hidden(0)], batch, "float32")
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(("task", "signal", "seen", "shape"), SHAPES)
+def test_examples_lie_one_after_the_other_without_padding_and_are_found_again(task, signal, seen, shape, left):
+    rows = list(ragged(5))
+    lengths = [len(row["input_ids"]) for row in rows]
+    layout, longest, file = Layout(signal, shape, "float32"), max(lengths), []
+    generator = np.random.default_rng(0)
+    for length in lengths:
+        wide = generator.random(layout.shape_of(longest))
+        start = longest - length if left else 0
+        file.append((wide, layout.cut(wide, start, start + length)))
+    flat = np.concatenate([example.ravel() for _, example in file])
+    before = (0, 0, 0)
+    for length, (_, example) in zip(lengths, file, strict=True):
+        assert example.shape == layout.shape_of(length)
+        first = layout.start(*before)
+        assert (flat[first : first + example.size].reshape(example.shape) == example).all()
+        before = (before[0] + 1, before[1] + length, before[2] + length**2)
+    assert layout.start(*before) == len(flat)

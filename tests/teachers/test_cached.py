@@ -1,0 +1,305 @@
+"""A teacher that answers from disk: a run is what it is with the model itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from caches import CPU, files, filled, live, padded, ragged
+from datasets import Dataset
+from models import LABELS, inputs_of, tiny
+from runs import classifier, distillation, same, weights
+
+from hf_distill import losses as catalogue
+from hf_distill.batch import Batch
+from hf_distill.losses import HiddenCosine, HiddenMSE, RKDAngle, SoftTargets, TaskLoss
+from hf_distill.signals import EMBEDDINGS, LOGITS, attention, hidden, label_embeddings
+from hf_distill.tasks import Task
+from hf_distill.teachers import CachedTeacher
+from hf_distill.teachers.cached import CACHED_KINDS
+
+ROOT = Path(__file__).parents[2]
+RUN = {
+    "max_steps": -1,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "optim": "sgd",
+    "learning_rate": 0.05,
+    "eval_strategy": "epoch",
+    "data_collator": padded,
+}
+NAMES = {"id2label": {0: "anger", 1: "joy", 2: "fear"}}
+BACKWARDS = {"id2label": {0: "fear", 1: "joy", 2: "anger"}}
+
+
+def teacher(**fields):
+    return classifier(seed=1, num_hidden_layers=4, **fields)
+
+
+def multi_label(data: Dataset) -> Dataset:
+    return data.map(lambda row: {"labels": [float(row["labels"] == label) for label in range(LABELS)]})
+
+
+def per_token(data: Dataset) -> Dataset:
+    return data.map(lambda row: {"labels": [word % LABELS for word in row["input_ids"]]})
+
+
+def spans(rows):
+    batch = padded(rows)
+    ends = batch["attention_mask"].sum(1) - 1
+    return {name: batch[name] for name in ("input_ids", "attention_mask")} | {
+        "start_positions": torch.zeros_like(ends),
+        "end_positions": ends,
+    }
+
+
+def language(rows, left=False):
+    batch = padded([{"input_ids": row["input_ids"]} for row in rows], left)
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
+def to_the_left(rows):
+    return language(rows, left=True)
+
+
+def every(*more):
+    return [
+        SoftTargets(weight=0.5),
+        HiddenMSE({"embeddings": "embeddings", 0: -4, 1: -1}, weight=0.1),
+        HiddenCosine("last", weight=0.1),
+        catalogue.AttentionKL(weight=0.1),
+        catalogue.AttentionMSE(weight=0.01),
+        catalogue.MiniLM(weight=0.1),
+        catalogue.MiniLMv2(weight=0.1),
+        *more,
+    ]
+
+
+KINDS = {
+    "single label": (teacher, classifier, lambda: every(TaskLoss(), RKDAngle(weight=0.1)), ragged, padded),
+    "multi label": (
+        lambda: teacher(problem_type="multi_label_classification"),
+        lambda: classifier(problem_type="multi_label_classification"),
+        lambda: [SoftTargets(), catalogue.LabelEmbeddings(weight=0.1)],
+        lambda *given: multi_label(ragged(*given)),
+        padded,
+    ),
+    "tokens": (
+        lambda: tiny("bert", "ForTokenClassification", 1, num_labels=LABELS),
+        lambda: tiny("bert", "ForTokenClassification", num_labels=LABELS, num_hidden_layers=2, hidden_dropout_prob=0),
+        lambda: every(TaskLoss()),
+        lambda *given: per_token(ragged(*given)),
+        padded,
+    ),
+    "span": (
+        lambda: tiny("bert", "ForQuestionAnswering", 1),
+        lambda: tiny("bert", "ForQuestionAnswering", num_hidden_layers=2),
+        lambda: [SoftTargets(), TaskLoss()],
+        ragged,
+        spans,
+    ),
+    "causal LM": (
+        lambda: tiny("llama", "ForCausalLM", 1),
+        lambda: tiny("llama", "ForCausalLM", num_hidden_layers=2),
+        every,
+        ragged,
+        language,
+    ),
+    "causal LM, padded on the left": (
+        lambda: tiny("llama", "ForCausalLM", 1),
+        lambda: tiny("llama", "ForCausalLM", num_hidden_layers=2),
+        lambda: [loss for loss in every() if not isinstance(loss, catalogue.MiniLMv2)],  # it cuts rotated pairs apart
+        ragged,
+        to_the_left,
+    ),
+}
+
+
+def trainer_of(folder, kind, teaching, **settings):
+    _, student, losses, data, collate = KINDS[kind]
+    torch.manual_seed(0)
+    settings = {"eval_dataset": data(5, 1), **RUN, "data_collator": collate, **settings}
+    return distillation(folder, student(), teaching, losses(), data(), **settings)
+
+
+def fill(trainer):
+    trainer.teacher.fill([trainer.train_dataset, trainer.eval_dataset], trainer.data_collator)
+
+
+def history(trainer):
+    clock = ("time", "per_second")
+    return [
+        {name: value for name, value in logs.items() if not name.endswith(clock)}
+        for logs in trainer.state.log_history[:-1]
+    ]
+
+
+def the_same_run(found, expected):
+    assert len(history(found)) == len(history(expected)) > 3
+    for mine, theirs in zip(history(found), history(expected), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for name, weight in weights(expected.model).items():
+        torch.testing.assert_close(weights(found.model)[name], weight, rtol=0, atol=1e-5)
+
+
+# --- a run is what it is with the model itself
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_what_it_is_with_the_model_itself_and_the_model_is_not_asked(tmp_path, kind):
+    """Shuffled, two epochs, accumulated, evaluated; then again from the folder alone, with workers that load data."""
+    make, asked = KINDS[kind][0], []
+    alone = trainer_of(tmp_path, kind, make())
+    alone.train()
+    model = make()
+    filling = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", model))
+    fill(filling)
+    model.register_forward_pre_hook(lambda *_: asked.append(1))
+    filling.train()
+    the_same_run(filling, alone)
+    assert not asked
+    folder_only = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache"), dataloader_num_workers=2)
+    assert all(parameter.is_meta for parameter in folder_only.teacher.model.parameters())
+    folder_only.train()
+    the_same_run(folder_only, filling)
+
+
+def test_every_kind_that_can_be_cached_is_among_those_runs(tmp_path):
+    asked = [trainer_of(tmp_path, kind, KINDS[kind][0]()).objective.wanted_of_teacher for kind in KINDS]
+    assert {signal.kind for wanted in asked for signal in wanted} == CACHED_KINDS
+
+
+def test_a_run_that_is_resumed_ends_where_it_ends_with_the_model_itself(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 2}
+    alone = trainer_of(tmp_path / "alone", "single label", teacher(), **saving)
+    alone.train()
+    first = trainer_of(tmp_path / "out", "single label", CachedTeacher(tmp_path / "cache", teacher()), **saving)
+    fill(first)
+    first.train()
+    again = trainer_of(tmp_path / "out", "single label", CachedTeacher(tmp_path / "cache"), **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    assert same(weights(again.model), weights(first.model))
+    the_same_run(first, alone)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_labels_in_another_order_are_matched_by_name(tmp_path, loaded):
+    problem = {"problem_type": "multi_label_classification"}
+    model, student = teacher(**BACKWARDS, **problem), classifier(**NAMES, **problem)
+    wanted = (LOGITS, label_embeddings(), hidden(0))
+    cache = tmp_path / "cache"
+    filled(cache, model=model, signals=wanted, task=Task.MULTI_LABEL)
+    refused = CachedTeacher(cache, model if loaded else None)
+    with pytest.raises(ValueError, match=r"label order differs: teacher id2label\[0\] is 'fear', student's"):
+        refused.prepare(student, frozenset(wanted), CPU, None)
+    answering = CachedTeacher(cache, model if loaded else None, label_map="by_name")
+    answering.prepare(student, frozenset(wanted), CPU, None)
+    batch = Batch(padded(list(ragged(5))), Task.MULTI_LABEL)
+    seen, plain = answering.observe(batch), live(model, wanted, batch, teacher(**BACKWARDS, **problem))
+    assert seen.keys() == set(wanted)
+    torch.testing.assert_close(seen[LOGITS], plain[LOGITS].flip(1))
+    torch.testing.assert_close(seen[label_embeddings()], plain[label_embeddings()].flip(1))
+
+
+def test_layers_counted_from_the_end_are_stored_once_and_answered_as_they_were_asked_for(tmp_path):
+    model = teacher()
+    asked = frozenset({hidden(-1), hidden(3), attention(-4), hidden(EMBEDDINGS)})
+    answering = CachedTeacher(tmp_path, model)
+    answering.prepare(classifier(), asked, CPU, None)
+    answering.fill([ragged()], padded)
+    assert sorted(path.name for path in tmp_path.rglob("*.bin")) == [
+        "attention_0.bin", "hidden_3.bin", "hidden_embeddings.bin",
+    ]  # fmt: skip
+    seen = answering.observe(Batch(padded(list(ragged())), Task.SINGLE_LABEL))
+    assert seen.keys() == asked
+    assert torch.equal(seen[hidden(-1)], seen[hidden(3)])
+
+
+def test_pictures_are_cached_too(tmp_path):
+    model = tiny("vit", "ForImageClassification", 1, num_labels=LABELS)
+    wanted = frozenset({LOGITS, hidden(1), attention(0)})
+    pixels = inputs_of(model, rows=5)["pixel_values"]
+    answering = CachedTeacher(tmp_path, model)
+    answering.prepare(tiny("vit", "ForImageClassification", num_labels=LABELS), wanted, CPU, None)
+
+    def collate(rows):
+        return {"pixel_values": torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])}
+
+    answering.fill([[{"pixel_values": each} for each in pixels]], collate)
+    batch = Batch({"pixel_values": pixels[[3, 0]]}, Task.SINGLE_LABEL)
+    expected = live(model, wanted, batch, tiny("vit", "ForImageClassification", num_labels=LABELS))
+    for signal, seen in answering.observe(batch).items():
+        torch.testing.assert_close(seen, expected[signal])
+
+
+TWO = """
+import gc, sys
+from pathlib import Path
+import torch.distributed as dist
+from teachers.test_cached import KINDS, CachedTeacher, fill, history, trainer_of
+import torch
+
+folder, found = Path(sys.argv[1]), {}
+for name in ("live", "cached"):
+    model = KINDS["single label"][0]()
+    teaching = CachedTeacher(folder / "two", model) if name == "cached" else model
+    trainer = trainer_of(folder / name, "single label", teaching)
+    if name == "cached":
+        fill(trainer)
+    trainer.train()
+    found[name] = history(trainer), {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    del trainer  # its DDP holds the process group, whose threads would abort the process at its end
+if dist.get_rank() == 0:
+    torch.save(found, folder / "found.pt")
+gc.collect()
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_build_one_cache_and_train_from_it_as_with_the_model_itself(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    paths = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run([*command, str(tmp_path)], env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = torch.load(tmp_path / "found.pt", weights_only=False)
+    (mine, my_weights), (theirs, their_weights) = found["cached"], found["live"]
+    for one, other in zip(mine, theirs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    for name, weight in their_weights.items():
+        torch.testing.assert_close(my_weights[name], weight, rtol=0, atol=1e-5)
+    alone = trainer_of(tmp_path, "single label", CachedTeacher(tmp_path / "one", teacher()))
+    fill(alone)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_rows_may_come_as_one_data_set_or_as_splits_by_name(tmp_path):
+    trained, evaluated = ragged(8), ragged(6, seed=3)
+    for number, given in enumerate((trained, {"train": trained, "dev": evaluated}, [trained, {"dev": evaluated}])):
+        teacher = CachedTeacher(tmp_path / str(number), classifier(seed=1))
+        trainer = distillation(
+            tmp_path / "out", classifier(), teacher, [SoftTargets()], data=trained, data_collator=padded
+        )
+        teacher.fill(given, padded)
+        assert teacher._cache.manifest.examples == (8 if given is trained else 14)
+        assert trainer.teacher is teacher
+
+
+def test_the_label_map_of_the_run_reaches_it(tmp_path):
+    model = classifier(seed=1, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
+    student = classifier(id2label={0: "b", 1: "a", 2: "c"}, label2id={"b": 0, "a": 1, "c": 2})
+    teacher = CachedTeacher(tmp_path / "answers", model)
+    trainer = distillation(
+        tmp_path / "out", student, teacher, [SoftTargets()], ragged(8), data_collator=padded, label_map="by_name"
+    )
+    teacher.fill(ragged(8), padded)
+    batch = Batch(padded(list(ragged(8))), Task.SINGLE_LABEL)
+    with torch.no_grad():
+        logits = model(input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"]).logits
+    torch.testing.assert_close(trainer.teacher.observe(batch)[LOGITS], logits[:, [1, 0, 2]])
