@@ -122,7 +122,9 @@ class DistillationTrainer(Trainer):
         """
         counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else self._counts
         processes = self.args.world_size if counts else 1
-        batch = Batch(inputs, self.task, counts, processes, self.state.global_step, self._causal, model.training)
+        step = self.state.global_step
+        training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
+        batch = Batch(inputs, self.task, counts, processes, step, self._causal, training)
         with self.accelerator.autocast():
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)
