@@ -22,7 +22,7 @@ class DistillationConfig(TrainingArguments):
         balance: ``"gradient_norm"`` keeps the terms' gradients on the student's last shared layer in the ratio of
             their weights; None leaves the weights as they are.
         balance_every: optimizer steps from one measurement of the gradients to the next. A measurement runs a part of
-            the backward pass once for each term.
+            the backward pass once for each term, on the first micro-batch of the step.
 
     Changed defaults: `logging_steps` is 50; `logging_nan_inf_filter` is off, since a loss that is not finite stops the
     run instead of being logged as 0; `activation_checkpointing_kwargs` says `use_reentrant=False`, without which what
