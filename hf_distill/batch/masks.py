@@ -36,6 +36,14 @@ def tokens_of(inputs: Mapping[str, Any], prefix: str = "") -> Tensor | None:
     return None if read is None else torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
 
 
+def spans_of(tokens: Tensor) -> Tensor:
+    """Of each row the first attended position and the one after the last: (batch, 2); twice the same where none is."""
+    order = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    ends = torch.where(tokens, order, 0).amax(1)
+    starts = torch.where(tokens, order - 1, tokens.shape[1]).amin(1).minimum(ends)
+    return torch.stack([starts, ends], 1)
+
+
 def labels_of(inputs: Mapping[str, Any], task: Task) -> Tensor | None:
     """Labels beside the logits they belong to: shifted for causal models, stacked for spans; None without."""
     if task is Task.SPAN and "start_positions" in inputs:

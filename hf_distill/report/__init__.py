@@ -171,7 +171,7 @@ def markdown_table(facts: Sequence[ModelFacts], metrics: Sequence[str] | None = 
 def summary(facts: Sequence[ModelFacts]) -> list[str]:
     """One sentence a student: its share of the teacher's first metric, parameters and speed. None if no teacher.
 
-    Where the student alone is better than the teacher, one more says so: then there was nothing to be learned from it.
+    Where the student alone is better than the teacher, one more says so.
     """
     teacher = next((fact for fact in facts if fact.name == TEACHER), None)
     if teacher is None:

@@ -75,7 +75,7 @@ def train(
     console.print(_introduction(ready), highlight=False, markup=False)
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
-    console.print(_teachers_worth(ready), highlight=False, markup=False, end="")
+    console.print(_teachers_worth(ready), highlight=False, markup=False, soft_wrap=True, end="")
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
     fill(trainer, console)

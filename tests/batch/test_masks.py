@@ -41,3 +41,8 @@ def test_a_decoders_labels_say_alone_what_counts():
     inputs = {"input_ids": torch.ones(1, 4), "labels": torch.tensor([[3, -100, 5]])}
     assert masks.predictions_of(inputs, Task.SEQ2SEQ).tolist() == [[True, False, True]]
     assert masks.targets_of(inputs, Task.SEQ2SEQ).tolist() == [[True, False, True]]
+
+
+def test_spans_go_from_the_first_attended_position_to_the_last_whatever_lies_between():
+    tokens = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]).bool()
+    assert masks.spans_of(tokens).tolist() == [[0, 2], [2, 4], [1, 4], [0, 0]]

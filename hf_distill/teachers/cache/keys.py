@@ -5,10 +5,12 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-LABELS = frozenset({"labels", "label", "label_ids", "start_positions", "end_positions"})
+from hf_distill import checks
+from hf_distill.batch.masks import spans_of
+
+LABELS = frozenset({*checks.LABELS, "end_positions"})
 
 
 def names_of(accepted: Iterable[str], inputs: Mapping[str, Any]) -> list[str]:
@@ -44,7 +46,8 @@ def keys_of(inputs: Mapping[str, Any], names: Iterable[str], tokens: Tensor | No
         keys: (batch, 2), uint64; spans: (batch, 2), the first attended position and the one after the last.
     """
     parts = {name: _plain(inputs[name]) for name in sorted(names)}
-    spans = _spans(tokens, rows=len(next(iter(parts.values()))))
+    rows = len(next(iter(parts.values())))
+    spans = np.zeros((rows, 2), np.int64) if tokens is None else spans_of(tokens).cpu().numpy()
     beside_tokens = {name: tokens is not None and part.shape[:2] == tokens.shape for name, part in parts.items()}
     keys = np.empty((len(spans), 2), np.uint64)
     for row, (start, end) in enumerate(spans):
@@ -61,14 +64,4 @@ def _plain(values: Tensor) -> np.ndarray:
     """Numbers that do not depend on how wide the collator made them."""
     wide = values.float() if values.is_floating_point() else values.long()
     found: np.ndarray = wide.detach().cpu().numpy()
-    return found
-
-
-def _spans(tokens: Tensor | None, rows: int) -> np.ndarray:
-    if tokens is None:
-        return np.zeros((rows, 2), np.int64)
-    order = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    ends = torch.where(tokens, order, 0).amax(1)
-    starts = torch.where(tokens, order - 1, tokens.shape[1]).amin(1).minimum(ends)
-    found: np.ndarray = torch.stack([starts, ends], 1).cpu().numpy()
     return found
