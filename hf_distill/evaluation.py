@@ -43,6 +43,7 @@ def measure(
     tokenizer: Any,
     teacher_order: Sequence[int] | None = None,
     more: Sequence[Any] = (),
+    known: Mapping[str, Callable[[Dataset], np.ndarray]] | None = None,
 ) -> Figures:
     """Size, time, quality and agreement with the teacher, on the test split, or on validation where there is none.
 
@@ -53,12 +54,17 @@ def measure(
         tokenizer: pads the rows.
         teacher_order: for each label of the data the teacher's index of it; None where they are in the same order.
         more: further `evaluate` modules, computed on decisions.
+        known: {name: what gives its logits of rows, in the order of the data's labels} of models that are not run for
+            them. Of those that have no weights (device meta) no time is taken either.
     """
+    known = known or {}
     split = next((split for split in ("test", "validation") if split in dataset), None)
     if split is None:
         return Figures()
 
     def logits_on(name: str, rows: Dataset) -> np.ndarray:
+        if name in known:
+            return known[name](rows)
         found = predict(models[name], rows, tokenizer, description=f"measuring the {name}")
         return found[:, teacher_order] if name == TEACHER and teacher_order is not None else found
 
@@ -75,18 +81,19 @@ def measure(
         for name in models:
             own = logits[name] if figures.thresholds_split == split else logits_on(name, other)
             figures.thresholds[name] = metrics.tune_thresholds(own, labels_of(other))
-    known = {} if figures.thresholds_split == split else figures.thresholds
-    decisions = {name: decided(task, logits[name], labels, known.get(name)) for name in models}
-    times = report.latencies(models, _timed_inputs(rows, tokenizer))
+    tuned = {} if figures.thresholds_split == split else figures.thresholds
+    decisions = {name: decided(task, logits[name], labels, tuned.get(name)) for name in models}
+    timed = {name: model for name, model in models.items() if model.device.type != "meta"}
+    times = report.latencies(timed, _timed_inputs(rows, tokenizer))
     for name, model in models.items():
-        found = {} if labels is None else quality(task, logits[name], labels, known.get(name))
+        found = {} if labels is None else quality(task, logits[name], labels, tuned.get(name))
         if labels is not None:
             found |= _further(more, task, decisions[name], labels)
         agreement = None
         if name != TEACHER and TEACHER in models:
             compared = metrics.Fidelity(str(task)).compute(predictions=decisions[name], references=decisions[TEACHER])
             agreement = compared.get("agreement")
-        figures.facts.append(report.measure(name, model, times[name], found, agreement))
+        figures.facts.append(report.measure(name, model, times.get(name), found, agreement))
     return figures
 
 

@@ -69,6 +69,7 @@ def pair(
     objective = Objective(losses_for(task), args.balance)
     mine, theirs = anatomy.describe(student), teacher.shape
     objective.setup(mine, theirs, task)
+    _check_top_k(objective, teacher)
     if (args.metric_for_best_model or "").removeprefix("eval_") in objective.losses:
         args.greater_is_better = False  # the Trainer knows a loss by the ending of its name alone
     answers = set() if task is Task.EMBEDDING else {LOGITS}
@@ -78,3 +79,16 @@ def pair(
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     capture = Capture(student, objective.wanted_of_student | answers)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
+
+
+def _check_top_k(objective: Objective, teacher: Teacher) -> None:
+    for loss in objective:
+        if teacher.top_k is None or loss.takes_top_k or all(theirs != LOGITS for _, theirs in loss.pairs()):
+            continue
+        standardized = "(standardize=True)" if getattr(loss, "standardize", False) else ""
+        raise ValueError(
+            f"{type(loss).__name__}{standardized} needs the teacher's logits of every class, and of this teacher "
+            f"only the {teacher.top_k} largest of each position are known, with the rest as one class. Use "
+            "SoftTargets, ReverseKL, GeneralizedJSD, SkewKL or TotalVariation, or cache all logits in another folder, "
+            "without top_k."
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.tasks import Task, agreement
+from hf_distill.top_k import TopK
 
 
 class TrainedTerms:
@@ -24,12 +25,12 @@ class TrainedTerms:
         self._sums, self._since, self._teacher_finite = {}, step, True
 
     def add(
-        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | None
+        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | TopK | None
     ) -> None:
         """Adds those of one micro-batch: its share of the step's mean."""
         for name, term in terms.items():
             self._sums[name] = self._sums[name] + term if name in self._sums else term
-        if teacher_logits is not None:
+        if isinstance(teacher_logits, Tensor):  # a `TopK` was found finite when it was cached
             self._teacher_finite = self._teacher_finite & batch.align(teacher_logits).isfinite().all()
 
     def take(self, step: int, mean: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -77,9 +78,11 @@ class EvaluatedTerms:
         self._sums: list[Tensor] = []
 
     def add(
-        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | None
+        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | TopK | None
     ) -> None:
         """Adds those of one batch: each is a mean over its rows."""
+        if isinstance(teacher_logits, TopK):
+            teacher_logits = teacher_logits.whole()
         sums = torch.stack([*terms.values(), torch.ones_like(next(iter(terms.values())))]).float() * batch.rows
         if logits is None or teacher_logits is None or logits.shape != teacher_logits.shape:
             self._sums.append(sums)

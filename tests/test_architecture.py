@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.name) for file in FILES}
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
-WORDS = {"signals", "tasks"}
+WORDS = {"signals", "tasks", "top_k"}
 LOSSES = WORDS | {"batch", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "capture", "checks"}
 # none of these knows the trainer
@@ -27,6 +27,7 @@ BELOW_TRAINER = (
 MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
+    "top_k": set(),
     "batch": WORDS,
     "losses": LOSSES,
     "balance": set(),

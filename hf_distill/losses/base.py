@@ -57,6 +57,11 @@ class Loss(nn.Module, ABC):
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name not in ("self", "weight")}
 
+    @property
+    def takes_top_k(self) -> bool:
+        """Whether it may see the teacher's largest logits with the rest as one class, where others need them all."""
+        return False
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in {**self.config, "weight": self.weight}.items())
 

@@ -124,6 +124,10 @@ class _Divergence(LogitLoss):
         super().__init__(chunk_size, weight)
         self.temperature = temperature
 
+    @property
+    def takes_top_k(self) -> bool:
+        return True
+
 
 class ReverseKL(_Divergence):
     """KL(student || teacher): the student puts nothing where the teacher has nothing, and may miss what it has.

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from hf_distill.batch import Batch
 from hf_distill.losses.base import Loss
 from hf_distill.losses.schedules import Weight
-from hf_distill.signals import LOGITS, ModelShape, Signal
+from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
+from hf_distill.top_k import TopK, rest_of
 
 CHUNK_ELEMENTS = 2**22  # logits of one side in a chunk: 16 MiB in float32
 
@@ -93,6 +94,26 @@ class LogitLoss(Loss):
 
     def pairs(self) -> list[tuple[Signal, Signal | None]]:
         return [(LOGITS, LOGITS)]
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """The term before its weight. Of a teacher that kept its largest logits, both sides are those and the rest."""
+        theirs: Tensor | TopK | None = teacher.get(LOGITS)
+        if isinstance(theirs, TopK):
+            mine = self._beside(theirs, student[LOGITS], batch)
+            student, teacher = {**student, LOGITS: mine}, {**teacher, LOGITS: theirs.logits}
+        return super().forward(student, teacher, batch)
+
+    def _beside(self, theirs: TopK, student: Tensor, batch: Batch) -> Tensor:
+        """The student's logits of the classes that the teacher kept, and of the rest: (..., k + 1)."""
+        if (*student.shape[:-1], theirs.of) != (*theirs.logits.shape[:-1], student.shape[-1]):
+            raise ValueError(
+                f"{type(self).__name__}: the student's logits are {tuple(student.shape)}, the teacher kept the "
+                f"largest of {(*theirs.logits.shape[:-1], theirs.of)}. Give both as many classes and positions."
+            )
+        kept = batch.counted_positions(student)
+        more = [] if kept is None else [kept]
+        rest = in_chunks(rest_of, student, theirs.classes, *more, chunk_size=self.chunk_size)
+        return torch.cat([student.gather(-1, theirs.classes).float(), rest[..., None]], -1)
 
     @abstractmethod
     def values(self, student: Tensor, teacher: Tensor, *more: Any) -> Tensor:

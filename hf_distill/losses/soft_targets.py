@@ -111,6 +111,10 @@ class SoftTargets(LogitLoss):
         if self.standardize:
             self.citation = f"{SOFTMAX}; {STANDARDIZED}"
 
+    @property
+    def takes_top_k(self) -> bool:
+        return not self.standardize
+
     def values(self, student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
         if self.standardize:
             student, teacher = standardize(student), standardize(teacher)

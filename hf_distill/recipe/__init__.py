@@ -56,6 +56,12 @@ class TeacherSpec(_Part):
         "every epoch and every later run",
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="of the numbers in that folder")
+    cache_top_k: int | None = Field(
+        None,
+        ge=1,
+        description="keep so many of the largest logits of each example there, and the others as one class; for many "
+        "classes, and losses that are divergences between softmaxes",
+    )
     label_map: Literal["by_name"] | None = Field(
         None,
         description="`by_name` reorders the teacher's logits where the two order the same labels differently",

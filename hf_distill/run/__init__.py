@@ -3,7 +3,7 @@
 import copy
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import TaskLoss
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
-from hf_distill.run.cached import fill
+from hf_distill.run.cached import answers, fill
 from hf_distill.run.prepared import Ready, make_trainer, prepare
 from hf_distill.tasks import Task
 from hf_distill.trainer import DistillationTrainer
@@ -75,10 +75,11 @@ def train(
     console.print(_introduction(ready), highlight=False, markup=False)
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
-    console.print(_teachers_worth(ready), highlight=False, markup=False, soft_wrap=True, end="")
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
-    fill(trainer, console)
+    fill(ready, trainer, console)
+    worth = _teachers_worth(ready, trainer.teacher)
+    console.print(worth, highlight=False, markup=False, soft_wrap=True, end="")
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
         own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
@@ -88,7 +89,7 @@ def train(
     trainer.save_model(_internal_call=True)  # ours pushes at the end, once, with the figures
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
-    models = {TEACHER: ready.teacher}
+    models = {TEACHER: trainer.teacher.model}  # without weights if it was never loaded
     if start is not None:
         models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
@@ -178,7 +179,8 @@ def _write(
     """Measures, and puts figures, thresholds, recipe and card beside the weights."""
     folder = Path(ready.args.output_dir)
     order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
-    figures = evaluation.measure(models, ready.dataset, ready.task, ready.tokenizer, order, ready.metrics)
+    known = _known_answers(ready, trainer.teacher)
+    figures = evaluation.measure(models, ready.dataset, ready.task, ready.tokenizer, order, ready.metrics, known)
     if figures.thresholds:
         models[DISTILLED].config.thresholds = figures.thresholds[DISTILLED].tolist()
         models[DISTILLED].config.save_pretrained(folder)
@@ -214,17 +216,28 @@ def _introduction(ready: Ready) -> str:
     return "\n".join([*lines, f"student: {copied or type(ready.student).__name__}"])
 
 
-def _teachers_worth(ready: Ready) -> str:
+def _known_answers(ready: Ready, teacher: teachers.Teacher) -> dict[str, Callable[[Dataset], np.ndarray]]:
+    """Whose logits are read and not computed: those of a teacher that was asked about every row before."""
+    if not isinstance(teacher, teachers.CachedTeacher):
+        return {}
+    return {TEACHER: lambda rows: answers(teacher, rows, ready.task, ready.tokenizer)}
+
+
+def _teachers_worth(ready: Ready, teacher: teachers.Teacher) -> str:
     """A line with the teacher's own figures on validation, said before hours of learning from it; "" if unknown."""
     rows = ready.dataset.get("validation")
     if ready.args.process_index or rows is None or (labels := evaluation.labels_of(rows)) is None:
         return ""
-    logits = evaluation.predict(ready.teacher, rows, ready.tokenizer, description="measuring the teacher")
+    known = _known_answers(ready, teacher)
+    if known:
+        logits, order = known[TEACHER](rows), None
+    else:
+        logits = evaluation.predict(ready.teacher, rows, ready.tokenizer, description="measuring the teacher")
+        order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
     if not np.isfinite(logits).all():
         raise FloatingPointError(
             "the teacher's logits are not finite on the validation split. Load it in float32, or check its weights."
         )
-    order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
     found = evaluation.quality(ready.task, logits if order is None else logits[:, order], labels)
     return f"teacher: validation: {progress.figures(found)}\n"
 

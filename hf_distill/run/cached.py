@@ -2,19 +2,30 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
+from transformers import DataCollatorWithPadding
 
 from hf_distill import progress
 from hf_distill import recipe as recipes
+from hf_distill.batch import Batch
 from hf_distill.report import digits
-from hf_distill.run.prepared import prepare
+from hf_distill.run.prepared import Ready, has_no_weights, prepare
+from hf_distill.signals import LOGITS
+from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
 from hf_distill.teachers.cache import Cache
-from hf_distill.teachers.cache.layout import TOKENS
+from hf_distill.teachers.cache import source as sources
+from hf_distill.teachers.cache.layout import COUNTED, TOKENS
 from hf_distill.teachers.cache.manifest import Manifest
+from hf_distill.top_k import TopK
 from hf_distill.trainer import DistillationTrainer
+
+_SIZES = {TOKENS: "tokens", COUNTED: "tokens that count"}
 
 
 def build(recipe: recipes.Recipe, console: Console, allow_custom_code: bool = False) -> Cache:
@@ -33,17 +44,41 @@ def build(recipe: recipes.Recipe, console: Console, allow_custom_code: bool = Fa
     ready = prepare(recipe, allow_custom_code)
     with tempfile.TemporaryDirectory() as empty:  # the trainer makes its output folder, and its repository on the Hub
         ready.args.output_dir, ready.args.push_to_hub = empty, False
-        fill(ready.trainer(), Console(quiet=True) if ready.args.process_index else console)
+        fill(ready, ready.trainer(), Console(quiet=True) if ready.args.process_index else console)
     return opened(folder)
 
 
-def fill(trainer: DistillationTrainer, console: Console) -> None:
-    """Asks a `CachedTeacher` about all rows that the trainer reads; others are left alone."""
+def fill(ready: Ready, trainer: DistillationTrainer, console: Console) -> None:
+    """Asks a `CachedTeacher` about all rows, those that the models are compared on too; others are left alone."""
     if not isinstance(trainer.teacher, CachedTeacher):
         return
-    datasets = [each for each in (trainer.train_dataset, trainer.eval_dataset) if each is not None]
     with progress.counted("the teacher answers", console) as report:
-        trainer.teacher.fill(datasets, trainer.data_collator, report)
+        trainer.teacher.fill(ready.dataset, trainer.data_collator, report)
+    if not ready.args.process_index and not has_no_weights(trainer.teacher.model):
+        sources.remember(trainer.teacher.folder, ready.recipe.model_path("teacher"))
+
+
+def answers(teacher: CachedTeacher, rows: Dataset, task: Task, tokenizer: Any, batch_size: int = 64) -> np.ndarray:
+    """Logits of a teacher that is not run.
+
+    Args:
+        teacher: filled with the rows.
+        rows: encoded.
+        task: of the teacher.
+        tokenizer: pads the rows.
+        batch_size: rows that are read at once.
+
+    Returns:
+        (examples, classes), float32, in the order of the student's labels; of those that were not kept the mean.
+    """
+    collate = DataCollatorWithPadding(tokenizer)
+    unlabelled = rows.remove_columns([name for name in rows.column_names if name == "labels"])
+    found = []
+    for first in range(0, len(unlabelled), batch_size):
+        part = unlabelled.select(range(first, min(first + batch_size, len(unlabelled))))
+        logits: Any = teacher.observe(Batch(dict(collate(list(part))), task))[LOGITS]
+        found.append((logits.whole() if isinstance(logits, TopK) else logits).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def folder_of(recipe: recipes.Recipe) -> Path:
@@ -79,7 +114,7 @@ def table(cache: Cache) -> Table:
     grid.add_column("MB", justify="right")
     for signal, layout in cache.layouts.items():
         size = cache.bytes_of(signal)
-        shape = " x ".join("tokens" if each == TOKENS else str(each) for each in layout.shape)
+        shape = " x ".join(_SIZES.get(each, str(each)) for each in layout.shape)
         grid.add_row(str(signal), shape, layout.dtype, f"{size / examples:,.0f}", digits.megabytes(size / 1e6))
     whole = sum(facts["bytes"] for facts in cache.manifest.files.values())
     teacher = cache.manifest.fingerprint["architecture"]

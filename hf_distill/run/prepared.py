@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,17 @@ from hf_distill import recipe as recipes
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss
 from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
+from hf_distill.teachers.cache import source as sources
+from hf_distill.teachers.cache.manifest import Manifest, skeleton
 from hf_distill.trainer import DistillationTrainer
 
 
 @dataclass
 class Ready:
-    """Everything that a recipe names, loaded and checked, nothing trained."""
+    """Everything that a recipe names, loaded and checked, nothing trained.
+
+    The teacher has no weights where its answers are cached: it is loaded only if some of them turn out to be missing.
+    """
 
     recipe: recipes.Recipe
     args: DistillationConfig
@@ -39,7 +45,10 @@ class Ready:
         if spec.cache is None:
             teacher = teachers.ModelTeacher(self.teacher, label_map)
         else:
-            teacher = teachers.CachedTeacher(spec.cache, self.teacher, dtype=spec.cache_dtype, label_map=label_map)
+            model = (lambda: _load_teacher(self.recipe)) if has_no_weights(self.teacher) else self.teacher
+            teacher = teachers.CachedTeacher(
+                spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
+            )
         return make_trainer(self.student, teacher, self.losses, self.args, self.dataset, self.tokenizer)
 
 
@@ -110,7 +119,24 @@ def make_trainer(
     return trainer
 
 
+def has_no_weights(model: nn.Module) -> bool:
+    """Whether a model is only known by its config, as a teacher whose answers are cached."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
 def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
+    """Without its weights where a cache is known to be its own."""
+    spec, source = recipe.teacher, recipe.model_path("teacher")
+    if spec.cache is not None and sources.is_same(Path(spec.cache), source, spec.dtype, recipe.task):
+        manifest = Manifest.read(Path(spec.cache))
+        assert manifest is not None, "the cache is finished"
+        teacher = skeleton(manifest.fingerprint)
+        return teacher, find_task(teacher)
+    teacher = _load_teacher(recipe)
+    return teacher, find_task(teacher)
+
+
+def _load_teacher(recipe: recipes.Recipe) -> PreTrainedModel:
     dtype = recipe.teacher.dtype
     source = recipe.model_path("teacher")
     with _named("teacher.model", source):
@@ -121,13 +147,15 @@ def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
         teacher.config.problem_type = PROBLEM_TYPES[task]
     if not task.per_example:
         raise ValueError(f"recipes are for classifiers and regression, and the teacher solves {task}: use Python.")
-    return teacher, task
+    return teacher
 
 
 def _student(recipe: recipes.Recipe, teacher: PreTrainedModel) -> tuple[PreTrainedModel, str]:
     """The student, and where its tokenizer is."""
     spec = recipe.student
     if spec.model is None:
+        if has_no_weights(teacher):
+            teacher = _load_teacher(recipe)  # to be copied from, and not kept
         layers = students.spread(teacher, spec.layers) if isinstance(spec.layers, int) else spec.layers
         return students.from_teacher(teacher, spec.architecture, layers), recipe.model_path("teacher")
     source = recipe.model_path("student")

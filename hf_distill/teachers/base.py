@@ -28,6 +28,9 @@ class Teacher(ABC):
     model: nn.Module | None = None
     """The model inside, if there is one."""
 
+    top_k: int | None = None
+    """How many logits of each position it gives, as a `TopK`; None: all."""
+
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""
 

@@ -3,26 +3,28 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
 from hf_distill import anatomy
 from hf_distill.batch import Batch
-from hf_distill.signals import ModelShape, Signal, Signals
+from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache import Cache
-from hf_distill.teachers.cache.fill import Filler, Report, check_same
-from hf_distill.teachers.cache.keys import keys_of, names_of, other_inputs
-from hf_distill.teachers.cache.layout import DTYPES
+from hf_distill.teachers.cache.fill import Filler, Report, check_same, check_top_k
+from hf_distill.teachers.cache.keys import counted_of, keys_of, names_of, other_inputs
+from hf_distill.teachers.cache.layout import CLASSES, DTYPES
 from hf_distill.teachers.cache.manifest import Manifest, fingerprint, skeleton, vocabulary
 from hf_distill.teachers.model import ModelTeacher, check_pair, tokenizer_beside
+from hf_distill.top_k import TopK, largest
 
 CACHED_KINDS = frozenset(
     {"logits", "hidden", "pooled", "label_embeddings", "attention", "attention_scores", "query", "key", "value"}
 )
+_SOFTMAX = (Task.SINGLE_LABEL, Task.TOKENS, Task.MASKED_LM, Task.CAUSAL_LM)  # over classes that always are the same
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +38,22 @@ class CachedTeacher(Teacher):
         trainer.train()
 
     An example is found by what the teacher reads of it, never by its place: shuffling, padding, accumulation, workers
-    and processes need no care. Once filled, the folder is enough: `CachedTeacher("cache")` loads no model.
+    and processes need no care. Once filled, the folder is enough: `CachedTeacher("cache")` loads no model, and
+    `CachedTeacher("cache", lambda: teachers.load("teacher"))` only if something is missing.
+
+    Of logits beside tokens only those that count are kept: those with a label, or all attended ones without labels.
 
     Args:
         folder: of the cache.
-        model: a transformers model or PEFT wrapper in eval mode; None where everything is in the folder.
+        model: a transformers model or PEFT wrapper in eval mode, or a function that loads it; None where everything is
+            in the folder.
         missing: what to do with an example that is not there: an ``"error"``, or ask the model ``"live"``. The same
             goes for signals that cannot be cached, such as derivatives along directions that change in every step.
         dtype: of the numbers on disk: ``"float32"``, or ``"float16"`` in half the space.
         batch_size: examples in one forward pass of `fill`.
+        top_k: keep so many of the largest logits of each position, and the others as one class: see `TopK`. For
+            vocabularies; divergences between softmaxes can learn from them. None keeps all; without a model it is
+            what the folder says.
         label_map: see `ModelTeacher`.
         tokenizer: see `ModelTeacher`.
 
@@ -55,11 +64,12 @@ class CachedTeacher(Teacher):
     def __init__(
         self,
         folder: str | Path,
-        model: nn.Module | None = None,
+        model: nn.Module | Callable[[], nn.Module] | None = None,
         *,
         missing: Literal["error", "live"] = "error",
         dtype: str = "float32",
         batch_size: int = 32,
+        top_k: int | None = None,
         label_map: Literal["by_name"] | None = None,
         tokenizer: Any = None,
     ) -> None:
@@ -75,8 +85,19 @@ class CachedTeacher(Teacher):
                 f"{folder} is no finished cache. Pass the model too and call fill, or run hf-distill cache RECIPE."
             )
         self._cache = None if manifest is None else Cache(self.folder, manifest)
-        self._live = None if model is None else ModelTeacher(model, label_map, tokenizer)
-        self.model: nn.Module = skeleton(manifest.fingerprint) if model is None and manifest is not None else model  # type: ignore[assignment]
+        self.top_k = top_k
+        if self._cache is not None and (model is not None or top_k is not None):
+            check_top_k(self.folder, self._cache.top_k, top_k)
+        elif self._cache is not None:
+            self.top_k = self._cache.top_k
+        self._load = model
+        loaded = model if isinstance(model, nn.Module) or model is None or manifest is not None else model()
+        self._live = ModelTeacher(loaded, label_map, tokenizer) if isinstance(loaded, nn.Module) else None
+        if self._live is None:
+            assert manifest is not None
+            self.model: nn.Module = skeleton(manifest.fingerprint)
+        else:
+            self.model = self._live.model
         self.shape: ModelShape = anatomy.describe(self.model)
         self.input_names: Iterable[str] = anatomy.forward_names(self.model)
         self._wanted: dict[Signal, Signal] = {}  # {as the losses ask for it: as it is stored}
@@ -95,12 +116,13 @@ class CachedTeacher(Teacher):
         self._only_live = why is not None and self.missing == "live"
         if why is not None and self.missing == "error":
             raise ValueError(f'{why} Pass missing="live", or the model itself as the teacher.')
-        if self._live is not None:
-            self._live.label_map = self.label_map
-            self._live.prepare(student, wanted, device, tokenizer)
+        self._asked_by = (student, wanted, device, tokenizer)
+        if self._live is not None or self._only_live:
+            self._prepare_model()
         if self._only_live:
             logger.warning("%s The teacher answers live.", why)
             return
+        self._check_top_k(task, wanted)
         own = self.tokenizer or (tokenizer_beside(self.model) if self._live is not None else None)
         self._order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
         self._device, self._task = device, task
@@ -112,12 +134,43 @@ class CachedTeacher(Teacher):
         if self._cache is not None:
             self._check_cache(self._cache, self._fingerprint)
 
+    def _prepare_model(self) -> ModelTeacher:
+        """The model, loaded now if it was not yet, and ready to be asked."""
+        loads = self._live is None
+        if self._live is None:
+            assert self._load is not None
+            self._live = ModelTeacher(self._load(), self.label_map, self.tokenizer)
+            self.model = self._live.model
+        self._live.label_map = self.label_map
+        self._live.only_evaluated = self.only_evaluated
+        self._live.prepare(*self._asked_by)
+        if loads and not self._only_live:
+            self._fingerprint = fingerprint(self._live.model, self._asked_by[-1])
+            if self._cache is not None:
+                check_same(self.folder, self._cache.manifest.fingerprint, self._fingerprint)
+        return self._live
+
+    def _check_top_k(self, task: Task, wanted: frozenset[Signal]) -> None:
+        if self.top_k is None or LOGITS not in wanted:
+            return
+        if task not in _SOFTMAX:
+            raise ValueError(
+                f"top_k={self.top_k} keeps the largest logits of a softmax over classes, and the task is {task}. "
+                "Leave it out."
+            )
+        if not 0 < self.top_k < self.shape.classes:
+            raise ValueError(
+                f"top_k={self.top_k} of {self.shape.classes} classes; it must be at least 1 and leave a rest. Leave "
+                "it out where there are few classes."
+            )
+
     def _check_cache(self, cache: Cache, here: dict[str, Any]) -> None:
         check_same(self.folder, cache.manifest.fingerprint, here)
         missing = sorted(str(signal) for signal in self._wanted.values() if signal not in cache.layouts)
         if missing:
+            there = sorted(str(signal) for signal in cache.layouts if signal != CLASSES)
             raise ValueError(
-                f"{self.folder} holds {', '.join(sorted(map(str, cache.layouts)))}, and the losses ask for "
+                f"{self.folder} holds {', '.join(there)}, and the losses ask for "
                 f"{', '.join(missing)} too. Cache anew, in another folder."
             )
 
@@ -128,6 +181,8 @@ class CachedTeacher(Teacher):
         report: Report | None = None,
     ) -> None:
         """Runs the model over every example that is not there yet; after an interruption, call it again.
+
+        Where nothing is missing, a model that was given as a function is not loaded.
 
         Args:
             datasets: all that the trainer reads, for training and evaluation: one, several, or splits by name.
@@ -143,19 +198,24 @@ class CachedTeacher(Teacher):
             return
         if not self._wanted:
             raise ValueError("fill comes after the trainer is made: its losses say what is to be cached.")
+        parts = _parts(datasets)
         if self._live is None:
-            raise ValueError(f"{self.folder} was opened without its teacher: pass the model too to add examples.")
-        filler = Filler(
-            self.folder,
-            self._live.model,
-            self._fingerprint,
-            frozenset(self._wanted.values()),
-            self._task,
-            collate,
-            self.dtype,
-            self.batch_size,
-        )
-        self._cache = Cache(self.folder, filler.fill(_parts(datasets), report))
+            assert self._cache is not None
+            if self._filler(self.model, self._cache.manifest.fingerprint, collate).holds(parts):
+                return
+            if self._load is None:
+                raise ValueError(f"{self.folder} was opened without its teacher: pass the model too to add examples.")
+        live = self._live or self._prepare_model()
+        self._cache = Cache(self.folder, self._filler(live.model, self._fingerprint, collate).fill(parts, report))
+
+    def _filler(
+        self, model: nn.Module, known: dict[str, Any], collate: Callable[[list[Any]], dict[str, Any]]
+    ) -> Filler:
+        wanted = frozenset(self._wanted.values())
+        dtype = self.dtype
+        if self._load is None and self._cache is not None:  # opened without saying what is in it
+            dtype = next(layout.dtype for layout in self._cache.manifest.layouts if layout.signal != CLASSES)
+        return Filler(self.folder, model, known, wanted, self._task, collate, dtype, self.batch_size, self.top_k)
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
@@ -172,7 +232,8 @@ class CachedTeacher(Teacher):
         known, names = self._cache.manifest.inputs, names_of(self.input_names, batch.inputs)
         if names != known:
             return self._not_cached(batch, other_inputs(known, names))
-        keys, spans = keys_of(batch.inputs, names, batch.tokens)
+        counted = counted_of(batch) if self._cache.counted else None
+        keys, spans = keys_of(batch.inputs, names, batch.tokens, counted)
         where = self._cache.find(keys)
         unknown = (where[:, 0] < 0).nonzero()[0]
         if len(unknown):
@@ -180,21 +241,32 @@ class CachedTeacher(Teacher):
             return self._not_cached(
                 batch,
                 f"row {row} of the batch ({spans[row, 1] - spans[row, 0]} tokens) is not in {self.folder}, which "
-                f"holds {self._cache.manifest.examples:,} examples. It is new, or was tokenised in another way: call "
-                'fill with it, or pass missing="live".',
+                f"holds {self._cache.manifest.examples:,} examples. It is new, or was tokenised "
+                f"{'or labelled ' if counted is not None else ''}in another way: call fill with it, or pass "
+                'missing="live".',
             )
+        kept = None if counted is None else counted.cpu().numpy()
         tokens = 0 if batch.tokens is None else batch.tokens.shape[1]
-        return {
-            signal: self._in_order(
-                signal, torch.from_numpy(self._cache.read(counted, where, spans[:, 0], tokens)).to(self._device)
-            )
-            for signal, counted in self._wanted.items()
-        }
+
+        def read(stored: Signal) -> torch.Tensor:
+            assert self._cache is not None
+            return torch.from_numpy(self._cache.read(stored, where, spans[:, 0], tokens, kept)).to(self._device)
+
+        seen = {signal: read(stored) for signal, stored in self._wanted.items()}
+        if LOGITS in seen and self.top_k is not None:
+            kept_ones = TopK(seen.pop(LOGITS), read(CLASSES), self.shape.classes).renamed(self._order)
+            others = {signal: self._in_order(signal, values) for signal, values in seen.items()}
+            return {**others, LOGITS: cast(torch.Tensor, kept_ones)}  # the losses that take it look for it
+        return {signal: self._in_order(signal, values) for signal, values in seen.items()}
 
     def _not_cached(self, batch: Batch, why: str) -> Signals:
         """A live answer, if one was asked for."""
-        if self.missing == "live" and self._live is not None:
-            return self._live.observe(batch)
+        if self.missing == "live":
+            seen = dict((self._live or self._prepare_model()).observe(batch))
+            if self.top_k is not None and LOGITS in seen:
+                kept = TopK(*largest(seen[LOGITS], self.top_k), self.shape.classes)
+                seen[LOGITS] = cast(torch.Tensor, kept)
+            return seen
         raise ValueError(why)
 
     def _in_order(self, signal: Signal, values: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,24 @@
 """The cache that a recipe names: it is built once, used by every run, and changes no figure."""
 
+import gc
 import re
 import sys
+import weakref
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from hf_distill import recipe, report, run
+from hf_distill import evaluation, recipe, report, run, teachers
 from hf_distill.run import cached
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.teachers.cache import fill as filling
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from caches import files
-from runs import weights
+from runs import same, weights
 from workspace import QUICK, make
 
 CACHE = "teacher.cache=answers"
@@ -51,26 +54,131 @@ def train(*changes: str):
 
 def test_a_run_from_a_cache_gives_the_figures_of_a_run_without(folder):
     live, _, expected = train()
-    answered, printed, found = train(CACHE)
+    answered, printed, found = train(CACHE)  # asks a teacher that is loaded
     assert [row.name for row in found] == ["teacher", "distilled student"]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.metrics == pytest.approx(theirs.metrics, abs=1e-6)
         assert mine.agreement == theirs.agreement
     for name, weight in weights(live.trainer.model).items():
         assert (weights(answered.trainer.model)[name] - weight).abs().max() < 1e-4  # Adam makes steps of rounding
-    assert re.search(r"the teacher answers: 3\d of 3\d in \d", printed)
+    assert re.search(r"the teacher answers: 4\d of 4\d in \d", printed)
     before = files(Path("answers"))
     _, printed, again = train(CACHE)
     assert "the teacher answers" not in printed
-    assert again == found
+    assert timeless(again) == timeless(found)
     assert files(Path("answers")) == before
 
 
-def test_it_holds_what_the_losses_ask_for_of_the_rows_that_the_trainer_reads(folder):
+# --- a teacher whose answers are all there is not loaded
+
+
+def timeless(facts):
+    return [(row.name, row.parameters, row.megabytes, row.metrics, row.agreement) for row in facts]
+
+
+def nobody_may_ask(monkeypatch):
+    monkeypatch.setattr(teachers.ModelTeacher, "observe", lambda *_: pytest.fail("the teacher ran"))
+    real = evaluation.predict
+    monkeypatch.setattr(
+        evaluation,
+        "predict",
+        lambda model, *given, **more: (
+            real(model, *given, **more)
+            if type(model).__name__.startswith("Distil")
+            else pytest.fail("the teacher ran")
+        ),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_student_with_weights_of_its_own_learns_where_the_teacher_s_are_gone(folder, monkeypatch, dtype):
+    """A teacher of which only the config is left gives the same student and the same figures."""
+    ready = run.prepare(recipe.load("recipe.yaml"))
+    ready.student.save_pretrained("start")
+    ready.tokenizer.save_pretrained("start")
+    own = [CACHE, "student={model: start}", f"teacher.dtype={dtype}"]
+    with_teacher, printed, expected = train(*own)
+    assert expected[0].milliseconds is not None
+    (worth,) = re.findall(r"teacher: validation: .*", printed)
+    before = files(Path("answers"))
+    Path("teacher/model.safetensors").unlink()
+    nobody_may_ask(monkeypatch)
+    without, printed, found = train(*own)
+    assert timeless(found) == timeless(expected)
+    assert [row.milliseconds for row in found] == [None, expected[1].milliseconds]
+    assert worth in printed
+    assert same(weights(without.trainer.model), weights(with_teacher.trainer.model))
+    assert files(Path("answers")) == before
+    assert len(build(*own[1:])[0].manifest.shards) == 1
+
+
+def test_a_student_that_is_copied_from_the_teacher_needs_its_weights_once_and_nobody_runs_it(folder, monkeypatch):
+    build()
+    nobody_may_ask(monkeypatch)
+    loaded, real = [], teachers.load
+
+    def load(*given):
+        model = real(*given)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(teachers, "load", load)
+    result, _, _ = train(CACHE)
+    gc.collect()
+    assert [each() for each in loaded] == [None], "loaded once, and freed"
+    assert all(parameter.is_meta for parameter in result.trainer.teacher.model.parameters())
+
+
+def test_rows_that_are_not_there_load_the_teacher_after_all(folder):
+    build()
+    with Path("data/train.tsv").open("a") as file:
+        file.write("thanks love app app\tpraise\n")
+    result, printed, found = train(CACHE)
+    assert re.search(r"the teacher answers: 1 of 1 in", printed)
+    assert not any(parameter.is_meta for parameter in result.trainer.teacher.model.parameters())
+    assert found[0].milliseconds is not None
+
+
+def other_weights(model):
+    with torch.no_grad():
+        model.classifier.bias[0] += 1
+    return model
+
+
+def other_config(model):
+    model.config.layer_norm_eps = 1e-3
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(other_weights, "weights is "), (other_config, "config.layer_norm_eps is 1e-12 there and 0.0")],
+)
+def test_another_teacher_in_the_same_folder_is_seen_although_none_is_loaded(folder, change, said):
+    build()
+    change(teachers.load("teacher")).save_pretrained("teacher")
+    with pytest.raises(ValueError, match=f"answers holds the answers of another teacher: {said}"):
+        train(CACHE)
+    if change is other_config:
+        Path("teacher/model.safetensors").unlink()
+        with pytest.raises(ValueError, match=r"teacher\.model 'teacher': .*model\.safetensors"):
+            train(CACHE)
+
+
+def test_a_cache_that_python_has_filled_is_compared_by_its_weights(folder):
+    """Nobody knows there which files the model came from, or whether it was changed since."""
+    build()
+    Path("answers/source.json").unlink()
+    result, _, _ = train(CACHE)
+    assert not any(parameter.is_meta for parameter in result.trainer.teacher.model.parameters())
+    assert Path("answers/source.json").exists()
+
+
+def test_it_holds_what_the_losses_ask_for_of_every_row(folder):
     cache, printed = build()
     assert set(cache.layouts) == {LOGITS, hidden(0), hidden(2)}
     ready = run.prepare(recipe.load("recipe.yaml"))
-    rows = [*ready.dataset["train"]["input_ids"], *ready.dataset["validation"]["input_ids"]]
+    rows = [each for split in ("train", "validation", "test") for each in ready.dataset[split]["input_ids"]]
     assert cache.manifest.examples == len(set(map(tuple, rows)))
     assert "the teacher answers: " in printed
 
@@ -111,7 +219,8 @@ def test_a_recipe_without_a_cache_has_no_folder_and_fills_nothing(folder):
     with pytest.raises(ValueError, match=r"the recipe names no folder for the answers\. Add --set teacher\.cache="):
         cached.build(recipe.load("recipe.yaml"), console())
     said = console()
-    cached.fill(run.prepare(recipe.load("recipe.yaml")).trainer(), said)
+    ready = run.prepare(recipe.load("recipe.yaml"))
+    cached.fill(ready, ready.trainer(), said)
     assert said.file.getvalue() == ""
 
 
@@ -119,17 +228,17 @@ def test_a_folder_that_is_missing_and_one_that_is_not_finished_say_so(folder, mo
     with pytest.raises(ValueError, match=r"\Aanswers is missing\.\Z"):
         cached.opened(Path("answers"))
     monkeypatch.setattr(filling, "SHARD", 8)
-    real = filling.Filler._write
+    real = filling.write_shard
 
-    def stopped(self, name, *given):
+    def stopped(folder, name, *given):
         if name.endswith("2"):
             raise KeyboardInterrupt
-        real(self, name, *given)
+        real(folder, name, *given)
 
-    monkeypatch.setattr(filling.Filler, "_write", stopped)
+    monkeypatch.setattr(filling, "write_shard", stopped)
     with pytest.raises(KeyboardInterrupt):
         build()
-    monkeypatch.setattr(filling.Filler, "_write", real)
+    monkeypatch.setattr(filling, "write_shard", real)
     with pytest.raises(ValueError, match=r"answers is not finished: the same command without --show or --verify goes"):
         cached.opened(Path("answers"))
     cache, printed = build()

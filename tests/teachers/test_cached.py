@@ -18,6 +18,7 @@ from hf_distill.losses import HiddenCosine, HiddenMSE, RKDAngle, SoftTargets, Ta
 from hf_distill.signals import EMBEDDINGS, LOGITS, attention, hidden, label_embeddings
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
+from hf_distill.teachers.cache.layout import CLASSES
 from hf_distill.teachers.cached import CACHED_KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,18 @@ def multi_label(data: Dataset) -> Dataset:
 
 
 def per_token(data: Dataset) -> Dataset:
-    return data.map(lambda row: {"labels": [word % LABELS for word in row["input_ids"]]})
+    """Two of three words have a label."""
+    return data.map(lambda row: {"labels": [word % LABELS if word % 3 else -100 for word in row["input_ids"]]})
+
+
+def masked(data: Dataset) -> Dataset:
+    """Masked once and for all: every third word is hidden, and is the label there."""
+    return data.map(
+        lambda row: {
+            "input_ids": [word if place % 3 else 4 for place, word in enumerate(row["input_ids"])],
+            "labels": [-100 if place % 3 else word for place, word in enumerate(row["input_ids"])],
+        }
+    )
 
 
 def spans(rows):
@@ -92,6 +104,13 @@ KINDS = {
         lambda: tiny("bert", "ForTokenClassification", num_labels=LABELS, num_hidden_layers=2, hidden_dropout_prob=0),
         lambda: every(TaskLoss()),
         lambda *given: per_token(ragged(*given)),
+        padded,
+    ),
+    "masked LM": (
+        lambda: tiny("bert", "ForMaskedLM", 1),
+        lambda: tiny("bert", "ForMaskedLM", num_hidden_layers=2, hidden_dropout_prob=0),
+        lambda: [SoftTargets(), TaskLoss(), HiddenMSE("last", weight=0.1)],
+        lambda *given: masked(ragged(*given)),
         padded,
     ),
     "span": (
@@ -165,6 +184,99 @@ def test_a_run_is_what_it_is_with_the_model_itself_and_the_model_is_not_asked(tm
     assert all(parameter.is_meta for parameter in folder_only.teacher.model.parameters())
     folder_only.train()
     the_same_run(folder_only, filling)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "masked LM", "causal LM"])
+def test_of_logits_beside_tokens_only_those_that_count_are_stored(tmp_path, kind):
+    trainer = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", KINDS[kind][0]()))
+    fill(trainer)
+    rows = [*trainer.train_dataset, *trainer.eval_dataset]
+    if kind == "causal LM":
+        count = sum(len(row["input_ids"]) - 1 for row in rows)
+    else:
+        count = sum(label >= 0 for row in rows for label in row["labels"])
+    classes = trainer.teacher.shape.classes
+    assert trainer.teacher._cache.bytes_of(LOGITS) == count * classes * 4
+    batch = Batch(trainer.data_collator([dict(row) for row in trainer.train_dataset][:5]), trainer.task)
+    seen, mask = trainer.teacher.observe(batch)[LOGITS], batch.counted_positions(batch.tokens[..., None])
+    expected = live(trainer.teacher.model, {LOGITS}, batch, KINDS[kind][1]())[LOGITS]
+    torch.testing.assert_close(seen[mask], expected[mask])
+    assert not seen[~mask].any()
+
+
+def test_the_same_words_with_other_labels_that_count_are_another_example_and_no_wrong_row(tmp_path):
+    model, rows = KINDS["tokens"][0](), [{"input_ids": [5, 6, 7, 8], "labels": [1, -100, 2, -100]}]
+    others = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 1, -100, 2]}]
+    answering = CachedTeacher(tmp_path / "cache", model)
+    answering.prepare(KINDS["tokens"][1](), frozenset({LOGITS, hidden(0)}), CPU, None)
+    answering.fill([rows], padded)
+    other = Batch(padded(others), Task.TOKENS)
+    with pytest.raises(ValueError, match=r"row 0 of the batch \(4 tokens\) is not in .* or labelled in another way"):
+        answering.observe(other)
+    relabelled = [{"input_ids": [5, 6, 7, 8], "labels": [0, -100, 0, -100]}]
+    assert answering.observe(Batch(padded(relabelled), Task.TOKENS))[LOGITS].any(), "which labels is nothing to it"
+    answering.fill([rows, others], padded)
+    seen = answering.observe(other)[LOGITS]
+    expected = live(model, {LOGITS}, other, KINDS["tokens"][1]())[LOGITS]
+    torch.testing.assert_close(seen[:, [1, 3]], expected[:, [1, 3]])
+    assert not seen[:, [0, 2]].any()
+
+
+def test_without_logits_labels_are_nothing_to_the_cache(tmp_path):
+    answering = CachedTeacher(tmp_path / "cache", KINDS["tokens"][0]())
+    answering.prepare(KINDS["tokens"][1](), frozenset({hidden(0)}), CPU, None)
+    answering.fill([[{"input_ids": [5, 6, 7], "labels": [1, -100, 2]}]], padded)
+    unlabelled = Batch(padded([{"input_ids": [5, 6, 7]}]), Task.TOKENS)
+    assert answering.observe(unlabelled)[hidden(0)].any()
+
+
+# --- the largest logits
+
+
+def divergences():
+    return [
+        SoftTargets(weight=0.5),
+        catalogue.ReverseKL(temperature=3.0),
+        catalogue.GeneralizedJSD(),
+        catalogue.SkewKL(),
+        catalogue.TotalVariation(),
+        HiddenMSE("last", weight=0.1),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["single label", "tokens", "masked LM", "causal LM, padded on the left"])
+def test_a_run_from_all_logits_but_one_is_what_it_is_with_the_model_itself(tmp_path, monkeypatch, kind):
+    """A rest of one class is that class: nothing is lost."""
+    make, student, _, data, collate = KINDS[kind]
+    monkeypatch.setitem(KINDS, kind, (make, student, divergences, data, collate))
+    alone = trainer_of(tmp_path, kind, make())
+    alone.train()
+    k = alone.teacher.shape.classes - 1
+    filling = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", make(), top_k=k))
+    fill(filling)
+    filling.train()
+    the_same_run(filling, alone)
+    folder_only = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache"))
+    assert folder_only.teacher.top_k == k
+    folder_only.train()
+    the_same_run(folder_only, filling)
+
+
+def test_the_largest_logits_take_few_bytes_and_the_best_class_stays(tmp_path, monkeypatch):
+    kind, k = "causal LM", 4
+    make, student, _, data, collate = KINDS[kind]
+    monkeypatch.setitem(KINDS, kind, (make, student, lambda: [SoftTargets(), TaskLoss()], data, collate))
+    alone = trainer_of(tmp_path, kind, make())
+    trainer = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", make(), top_k=k, dtype="float16"))
+    fill(trainer)
+    count = sum(len(row["input_ids"]) - 1 for row in [*trainer.train_dataset, *trainer.eval_dataset])
+    assert trainer.teacher._cache.bytes_of(LOGITS) == count * (k + 1) * 2
+    assert trainer.teacher._cache.bytes_of(CLASSES) == count * k * 2
+    assert trainer.evaluate()["eval_agreement"] == alone.evaluate()["eval_agreement"]
+    before = trainer.evaluate()["eval_soft_targets"]
+    assert before <= alone.evaluate()["eval_soft_targets"] * 1.01
+    trainer.train()
+    assert trainer.evaluate()["eval_soft_targets"] < before
 
 
 def test_every_kind_that_can_be_cached_is_among_those_runs(tmp_path):

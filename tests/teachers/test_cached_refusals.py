@@ -103,8 +103,9 @@ def test_before_fill_there_is_nothing_or_a_live_answer(tmp_path):
 def test_fill_needs_to_know_the_losses_and_the_model(folder, tmp_path):
     with pytest.raises(ValueError, match="fill comes after the trainer is made: its losses say what is to be cached"):
         CachedTeacher(tmp_path, classifier(seed=1)).fill([ragged()], padded)
+    prepared(folder).fill([ragged()], padded)  # all of it is there
     with pytest.raises(ValueError, match="was opened without its teacher: pass the model too to add examples"):
-        prepared(folder).fill([ragged()], padded)
+        prepared(folder).fill([ragged(13)], padded)
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ An example is looked up by a hash of exactly what the teacher reads of it (`keys
 accumulation, workers, processes and resuming cannot mix anything up, and no column of indices is carried around.
 """
 
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from hf_distill.signals import Signal
-from hf_distill.teachers.cache.layout import TOKENS, Layout
+from hf_distill.signals import LOGITS, Signal
+from hf_distill.teachers.cache.layout import CLASSES, COUNTED, TOKENS, Layout, top_k_of
 from hf_distill.teachers.cache.manifest import Manifest, described
 
-_OPEN_FILES = 256  # memory maps; each holds a file descriptor
+_TORCH = {"float32": torch.float32, "float16": torch.float16, "uint16": torch.uint16, "int32": torch.int32}
 
 
 class Cache:
@@ -48,13 +48,30 @@ class Cache:
         self._high, self._low, self._where = (
             np.load(index / f"{name}.npy", mmap_mode="r") for name in ("high", "low", "where")
         )
-        self._opened = lru_cache(maxsize=_OPEN_FILES)(self._open)
+        self._opened: dict[tuple[int, Signal], np.ndarray] = {}
+
+    @property
+    def counted(self) -> bool:
+        """Whether of the logits of tokens only those that count are here; `keys_of` must then be told which do."""
+        return LOGITS in self.layouts and COUNTED in self.layouts[LOGITS].shape
+
+    @property
+    def top_k(self) -> int | None:
+        """How many logits of each position are here; None: all, or none."""
+        return top_k_of(self.manifest.layouts)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Where examples lie: (keys, 5): shard; examples, tokens, pairs before it; its tokens. -1 if nowhere."""
-        found = np.full((len(keys), 5), -1, np.int64)
-        for row, (high, low) in enumerate(keys):
-            place = int(np.searchsorted(self._high, high))
+        """Where examples lie.
+
+        Args:
+            keys: from `keys_of`.
+
+        Returns:
+            (keys, 7): the shard; the four of `Layout.start`; tokens of its own, and those that count. -1 if nowhere.
+        """
+        found = np.full((len(keys), 7), -1, np.int64)
+        places = np.searchsorted(self._high, keys[:, 0]).tolist()
+        for row, (place, (high, low)) in enumerate(zip(places, keys, strict=True)):
             while place < len(self._high) and self._high[place] == high:
                 if self._low[place] == low:
                     found[row] = self._where[place]
@@ -62,7 +79,14 @@ class Cache:
                 place += 1
         return found
 
-    def read(self, signal: Signal, where: np.ndarray, starts: np.ndarray, tokens: int) -> np.ndarray:
+    def read(
+        self,
+        signal: Signal,
+        where: np.ndarray,
+        starts: np.ndarray,
+        tokens: int,
+        counted: np.ndarray | None = None,
+    ) -> np.ndarray:
         """A signal of some examples, as one padded batch.
 
         Args:
@@ -70,18 +94,21 @@ class Cache:
             where: from `find`.
             starts: the position of the first attended token of each.
             tokens: positions of the padded batch.
+            counted: which of them count, bool (examples, tokens), as in the keys; None where all is stored.
 
         Returns:
-            (examples, *shape), float32, 0 in padding.
+            (examples, *shape), float32, of classes int64; 0 in padding and in what does not count.
         """
         layout = self.layouts[signal]
-        batch = np.zeros((len(where), *layout.shape_of(tokens)), np.float32)
-        for row, (shard, example, tokens_before, pairs_before, length) in enumerate(where.tolist()):
-            shape = layout.shape_of(length)
-            first = layout.start(example, tokens_before, pairs_before)
-            numbers = self._opened(shard, signal)[first : first + prod(shape)]
+        number = np.int64 if signal == CLASSES else np.float32
+        batch = np.zeros((len(where), *layout.shape_of(tokens, tokens)), number)
+        for row, (shard, *before, length, count) in enumerate(where.tolist()):
+            shape = layout.shape_of(length, count)
+            first = layout.start(before)
+            numbers = self._open(shard, signal)[first : first + prod(shape)]
             start = int(starts[row]) if TOKENS in layout.shape else 0
-            layout.cut(batch[row], start, start + length)[...] = numbers.reshape(shape)
+            place = layout.inside(start, start + length, None if counted is None else counted[row])
+            batch[row][place] = numbers.reshape(shape)
         return batch
 
     def verify(self) -> int:
@@ -107,9 +134,17 @@ class Cache:
         return sum(facts["bytes"] for name, facts in self.manifest.files.items() if name.endswith(ending))
 
     def _open(self, shard: int, signal: Signal) -> np.ndarray:
-        file = self.folder / "shards" / self.manifest.shards[shard] / file_of(signal)
-        dtype = self.layouts[signal].dtype
-        return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
+        """A file as an array in the file's own pages; torch's map, unlike numpy's, keeps no file descriptor."""
+        if (shard, signal) not in self._opened:
+            file = self.folder / "shards" / self.manifest.shards[shard] / file_of(signal)
+            dtype = self.layouts[signal].dtype
+            size = file.stat().st_size // np.dtype(dtype).itemsize
+            found = np.empty(0, dtype)
+            if size:
+                found = torch.from_file(str(file), shared=False, size=size, dtype=_TORCH[dtype]).numpy()
+            found.flags.writeable = False
+            self._opened[shard, signal] = found
+        return self._opened[shard, signal]
 
 
 def file_of(signal: Signal) -> str:

@@ -18,7 +18,7 @@ from hf_distill.tasks import find_task
 from hf_distill.teachers.cache.layout import Layout
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 _NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"})
 
 Files = dict[str, dict[str, Any]]  # {path in the cache: {"bytes": ..., "blake2b": ...}}

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -13,11 +15,12 @@ from runs import classifier, exactly
 from hf_distill.batch import Batch
 from hf_distill.signals import LOGITS, attention, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import cache as caches
 from hf_distill.teachers.cache import Cache, file_of
 from hf_distill.teachers.cache import fill as filling
 from hf_distill.teachers.cache.keys import keys_of
+from hf_distill.teachers.cache.layout import TOKENS, Layout
 from hf_distill.teachers.cache.manifest import Manifest
+from hf_distill.teachers.cache.shards import finish, write_shard
 
 WANTED = (LOGITS, hidden(0), attention(1))
 NAMES = ["attention_mask", "input_ids"]
@@ -48,7 +51,8 @@ def looked_up(cache, batch):
 
 def test_every_example_is_found_in_its_shard_and_no_other_is(cache):
     where, spans = looked_up(cache, padded(list(ragged())))
-    assert (where[:, 4] == spans[:, 1]).all()
+    assert (where[:, 5] == spans[:, 1]).all()
+    assert not where[:, 6].any(), "no logits beside tokens"
     assert sorted(where[:, 0]) == [0] * 4 + [1] * 4 + [2] * 4
     assert sorted(map(tuple, where[:, :2].tolist())) == [(shard, row) for shard in range(3) for row in range(4)]
     assert (looked_up(cache, padded(list(ragged(5, seed=1))))[0] == -1).all()
@@ -56,7 +60,7 @@ def test_every_example_is_found_in_its_shard_and_no_other_is(cache):
 
 def test_two_examples_with_half_a_key_in_common_are_told_apart(cache):
     cache._high, cache._low = np.array([3, 7, 7, 7, 9], np.uint64), np.array([1, 5, 2, 8, 8], np.uint64)
-    cache._where = np.arange(5)[:, None].repeat(5, 1)
+    cache._where = np.arange(5)[:, None].repeat(7, 1)
     wanted = np.array([[7, 2], [7, 8], [7, 9], [8, 8], [9, 8], [10, 1], [0, 0]], np.uint64)
     assert cache.find(wanted)[:, 0].tolist() == [2, 3, -1, -1, 4, -1, -1]
 
@@ -80,26 +84,62 @@ def test_a_batch_is_read_in_its_own_order_and_padding_is_zero(cache, left):
     assert not maps.any()
 
 
-def test_nothing_is_read_whole(cache):
+def test_nothing_that_is_read_can_be_written_and_the_index_is_mapped(cache):
     where, spans = looked_up(cache, padded(list(ragged())))
     for part in (cache._high, cache._low, cache._where):
         assert isinstance(part, np.memmap)
-    for shard in range(3):
-        assert isinstance(cache._opened(shard, hidden(0)), np.memmap)
-        assert not cache._opened(shard, hidden(0)).flags.writeable
     assert cache.read(LOGITS, where, spans[:, 0], 0).dtype == np.float32
+    assert len(cache._opened) == 3
+    assert not any(each.flags.writeable for each in cache._opened.values())
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="file descriptors are counted in /proc")
-def test_the_number_of_open_files_is_bounded(built, monkeypatch):
-    monkeypatch.setattr(caches, "_OPEN_FILES", 2)
-    cache = Cache(built, Manifest.read(built))
+def test_reading_keeps_no_file_open_however_many_shards_there_are(cache):
     where, spans = looked_up(cache, padded(list(ragged())))
     before = len(os.listdir("/proc/self/fd"))
     for signal in WANTED * 2:
         cache.read(signal, where, spans[:, 0], 9)
-    assert len(os.listdir("/proc/self/fd")) == before + 2
-    assert cache._opened.cache_info().currsize == 2
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(cache._opened) == 9
+
+
+FLAT = """
+import sys
+from pathlib import Path
+import numpy as np
+from hf_distill.signals import hidden
+from hf_distill.teachers.cache import Cache
+from hf_distill.teachers.cache.manifest import Manifest
+
+def megabytes(kind):
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(kind)]
+    return int(line.split()[1]) / 1000
+
+folder = Path(sys.argv[1])
+cache = Cache(folder, Manifest.read(folder))
+everything = cache._where[:]
+cache.read(hidden(0), everything[:1], np.zeros(1, int), 1)
+before = megabytes("RssAnon"), megabytes("RssFile")
+for first in range(len(everything)):
+    cache.read(hidden(0), everything[first : first + 1], np.zeros(1, int), 1)
+print(megabytes("RssAnon") - before[0], megabytes("RssFile") - before[1])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read in /proc")
+def test_reading_everything_takes_no_memory_of_its_own(tmp_path):
+    layout, numbers = Layout(hidden(0), (TOKENS, 1_000_000), "float32"), np.ones(1_000_000, np.float32)
+    keys = np.arange(20, dtype=np.uint64).reshape(10, 2)
+    for name in ("00000000-00000", "00000000-00001"):
+        write_shard(tmp_path, name, keys, np.array([[1, 0]] * 10), ((layout, numbers) for _ in range(10)), {})
+    finish(tmp_path, ["00000000-00000", "00000000-00001"], NAMES, {})
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", FLAT, str(tmp_path)], env=env, capture_output=True, text=True, check=True
+    )
+    anonymous, mapped = map(float, done.stdout.split())
+    assert mapped > 60, "80 MB went by"
+    assert anonymous < 10
 
 
 @pytest.mark.parametrize("shard", [1, 4], ids=["in a shard of its own", "beside others"])
@@ -108,7 +148,7 @@ def test_an_example_without_a_token_is_an_empty_row(tmp_path, monkeypatch, shard
     data = ragged(3).add_item({"input_ids": [], "labels": 0})
     cache = filled(tmp_path, data, signals=(hidden(0),), batch_size=4, collate=partial(padded, more=1))
     where, spans = looked_up(cache, padded(list(data)))
-    assert where[3, 4] == 0
+    assert where[3, 5] == 0
     states = cache.read(hidden(0), where, spans[:, 0], 9)
     assert not states[3].any()
     assert states[:3].any((1, 2)).all()

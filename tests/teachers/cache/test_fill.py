@@ -18,7 +18,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from hf_distill.signals import LOGITS, attention, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers.cache import Cache, fill
+from hf_distill.teachers.cache import Cache, fill, shards
 from hf_distill.teachers.cache.keys import keys_of
 from hf_distill.teachers.cache.manifest import Manifest
 
@@ -141,7 +141,7 @@ def test_killed_in_the_middle_of_a_shard_it_goes_on_from_the_last_whole_one(tmp_
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "part"), [(np, "lexsort", ""), (fill, "described", "index-"), (os, "replace", "manifest.json")]
+    ("place", "name", "part"), [(np, "lexsort", ""), (shards, "described", "index-"), (os, "replace", "manifest.json")]
 )
 def test_killed_between_the_last_shard_and_the_manifest_it_ends_the_same(tmp_path, whole, place, name, part):
     real = getattr(place, name)

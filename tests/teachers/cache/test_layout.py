@@ -23,7 +23,16 @@ from hf_distill.signals import (
     value,
 )
 from hf_distill.tasks import Task
-from hf_distill.teachers.cache.layout import TOKENS, Layout, layout_of
+from hf_distill.teachers.cache.layout import (
+    CLASSES,
+    COUNTED,
+    TOKENS,
+    Layout,
+    before_each,
+    largest_of,
+    layout_of,
+    top_k_of,
+)
 
 BATCH = {"input_ids": torch.ones(2, 7).long()}
 SHAPES = [
@@ -67,22 +76,46 @@ def test_sound_whose_frames_are_not_those_of_the_mask_is_refused_with_the_reason
         layout_of(hidden(0), seen[hidden(0)], batch, "float32")
 
 
-@pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize(("task", "signal", "seen", "shape"), SHAPES)
-def test_examples_lie_one_after_the_other_without_padding_and_are_found_again(task, signal, seen, shape, left):
-    rows = list(ragged(5))
-    lengths = [len(row["input_ids"]) for row in rows]
+def test_of_logits_beside_tokens_only_those_that_count_may_be_stored_and_of_nothing_else(task, signal, seen, shape):
+    layout = layout_of(signal, torch.zeros(seen), Batch(BATCH, task), "float32", counted=task.per_token)
+    fewer = signal == LOGITS and task.per_token
+    assert layout.shape == ((COUNTED, *shape[1:]) if fewer else shape)
+    assert layout.shape_of(7, 2)[0] == (2 if fewer else Layout(signal, shape, "float32").shape_of(7)[0])
+
+
+@pytest.mark.parametrize(("classes", "number"), [(2**16, "uint16"), (2**16 + 1, "int32")])
+def test_the_largest_logits_lie_beside_their_classes_in_as_few_bytes_as_hold_them(classes, number):
+    logits, chosen = largest_of(Layout(LOGITS, (COUNTED, classes), "float16"), 4)
+    assert logits == Layout(LOGITS, (COUNTED, 5), "float16")
+    assert chosen == Layout(CLASSES, (COUNTED, 4), number)
+    assert np.array([classes - 1]).astype(number).tolist() == [classes - 1]
+    assert top_k_of([logits, chosen]) == 4
+    assert top_k_of([logits]) is None
+
+
+STORED = [*((signal, shape) for _, signal, _, shape in SHAPES), (LOGITS, (COUNTED, 3)), (CLASSES, (COUNTED, 2))]
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(("signal", "shape"), STORED)
+def test_examples_lie_one_after_the_other_without_padding_and_are_found_again(signal, shape, left):
+    lengths = [len(row["input_ids"]) for row in ragged(5)]
     layout, longest, file = Layout(signal, shape, "float32"), max(lengths), []
-    generator = np.random.default_rng(0)
+    generator, counts = np.random.default_rng(0), []
     for length in lengths:
-        wide = generator.random(layout.shape_of(longest))
+        wide = generator.random(layout.shape_of(longest, longest))
         start = longest - length if left else 0
-        file.append((wide, layout.cut(wide, start, start + length)))
-    flat = np.concatenate([example.ravel() for _, example in file])
-    before = (0, 0, 0)
-    for length, (_, example) in zip(lengths, file, strict=True):
-        assert example.shape == layout.shape_of(length)
-        first = layout.start(*before)
-        assert (flat[first : first + example.size].reshape(example.shape) == example).all()
-        before = (before[0] + 1, before[1] + length, before[2] + length**2)
-    assert layout.start(*before) == len(flat)
+        kept = np.zeros(longest, bool)
+        kept[start : start + length] = generator.random(length) < 0.5
+        counts.append(int(kept.sum()))
+        file.append(wide[layout.inside(start, start + length, kept)])
+    flat = np.concatenate([example.ravel() for example in file])
+    before, expected = before_each(np.stack([lengths, counts], 1)).tolist(), [0, 0, 0, 0]
+    for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        assert before[row] == expected
+        assert file[row].shape == layout.shape_of(length, count)
+        first = layout.start(before[row])
+        assert (flat[first : first + file[row].size].reshape(file[row].shape) == file[row]).all()
+        expected = [expected[0] + 1, expected[1] + length, expected[2] + length**2, expected[3] + count]
+    assert layout.start(expected) == len(flat)

@@ -48,7 +48,7 @@ def test_a_broken_one_and_one_of_another_version_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"manifest\.json is broken \(.*\)\. Remove the folder, and cache anew\."):
         Manifest.read(tmp_path)
     file.write_text(json.dumps(json.loads(text) | {"version": 0}))
-    with pytest.raises(ValueError, match=r"manifest\.json is of another version than 1\. Cache anew in another"):
+    with pytest.raises(ValueError, match=r"manifest\.json is of another version than 2\. Cache anew in another"):
         Manifest.read(tmp_path)
 
 
