@@ -48,7 +48,7 @@ class Cache:
         self._high, self._low, self._where = (
             np.load(index / f"{name}.npy", mmap_mode="r") for name in ("high", "low", "where")
         )
-        self._opened: dict[tuple[int, Signal], np.ndarray] = {}
+        self._opened: dict[Signal, dict[int, np.ndarray]] = {signal: {} for signal in self.layouts}
 
     @property
     def counted(self) -> bool:
@@ -70,14 +70,16 @@ class Cache:
             (keys, 7): the shard; the four of `Layout.start`; tokens of its own, and those that count. -1 if nowhere.
         """
         found = np.full((len(keys), 7), -1, np.int64)
-        places = np.searchsorted(self._high, keys[:, 0]).tolist()
-        for row, (place, (high, low)) in enumerate(zip(places, keys, strict=True)):
-            while place < len(self._high) and self._high[place] == high:
-                if self._low[place] == low:
-                    found[row] = self._where[place]
-                    break
-                place += 1
-        return found
+        last = len(self._high) - 1
+        places = np.searchsorted(self._high, keys[:, 0])
+        while True:
+            at = np.minimum(places, last)
+            same = (places <= last) & (self._high[at] == keys[:, 0])
+            right = same & (self._low[at] == keys[:, 1])
+            found[right] = self._where[at[right]]
+            if not (same & ~right).any():
+                return found
+            places = places + same  # half a key in common: the other half may be in the next place
 
     def read(
         self,
@@ -102,10 +104,14 @@ class Cache:
         layout = self.layouts[signal]
         number = np.int64 if signal == CLASSES else np.float32
         batch = np.zeros((len(where), *layout.shape_of(tokens, tokens)), number)
-        for row, (shard, *before, length, count) in enumerate(where.tolist()):
+        opened = self._opened[signal]
+        firsts = layout.start(where[:, 1:5].T)
+        rows = zip(where[:, 0].tolist(), firsts.tolist(), *where[:, 5:].T.tolist(), strict=True)
+        for row, (shard, first, length, count) in enumerate(rows):
             shape = layout.shape_of(length, count)
-            first = layout.start(before)
-            numbers = self._open(shard, signal)[first : first + prod(shape)]
+            if shard not in opened:
+                opened[shard] = self._open(shard, signal)
+            numbers = opened[shard][first : first + prod(shape)]
             start = int(starts[row]) if TOKENS in layout.shape else 0
             place = layout.inside(start, start + length, None if counted is None else counted[row])
             batch[row][place] = numbers.reshape(shape)
@@ -135,16 +141,14 @@ class Cache:
 
     def _open(self, shard: int, signal: Signal) -> np.ndarray:
         """A file as an array in the file's own pages; torch's map, unlike numpy's, keeps no file descriptor."""
-        if (shard, signal) not in self._opened:
-            file = self.folder / "shards" / self.manifest.shards[shard] / file_of(signal)
-            dtype = self.layouts[signal].dtype
-            size = file.stat().st_size // np.dtype(dtype).itemsize
-            found = np.empty(0, dtype)
-            if size:
-                found = torch.from_file(str(file), shared=False, size=size, dtype=_TORCH[dtype]).numpy()
-            found.flags.writeable = False
-            self._opened[shard, signal] = found
-        return self._opened[shard, signal]
+        file = self.folder / "shards" / self.manifest.shards[shard] / file_of(signal)
+        dtype = self.layouts[signal].dtype
+        size = file.stat().st_size // np.dtype(dtype).itemsize
+        found: np.ndarray = np.empty(0, dtype)
+        if size:
+            found = torch.from_file(str(file), shared=False, size=size, dtype=_TORCH[dtype]).numpy()
+        found.flags.writeable = False
+        return found
 
 
 def file_of(signal: Signal) -> str:

@@ -1,6 +1,6 @@
 """How one signal of one example lies in a file: its numbers in a row, as many as its tokens ask for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -36,12 +36,12 @@ class Layout:
         named = {TOKENS: tokens, COUNTED: counted}
         return tuple(named.get(size, size) for size in self.shape)
 
-    def start(self, before: Sequence[int]) -> int:
+    def start(self, before: Any) -> Any:
         """How many numbers lie before an example.
 
         Args:
             before: of the examples before it in its file: how many, their tokens, the sum of the squares of their
-                numbers of tokens, and those of their tokens that count.
+                numbers of tokens, and those of their tokens that count; four numbers, or an array of each.
         """
         of_one = prod(size for size in self.shape if size > 0)
         return before[3 if COUNTED in self.shape else self.shape.count(TOKENS)] * of_one
