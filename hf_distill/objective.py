@@ -97,6 +97,16 @@ class Objective(nn.Module):
         return frozenset(theirs for loss in self for _, theirs in loss.pairs() if theirs is not None)
 
     @property
+    def averaged_heads(self) -> dict[Signal, int]:
+        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them."""
+        asked: dict[Signal, set[int | None]] = {}
+        for loss in self:
+            for _, theirs in loss.pairs():
+                if theirs is not None and theirs.kind in ("attention", "attention_scores"):
+                    asked.setdefault(theirs, set()).add(loss.heads_compared)
+        return {signal: groups for signal, (groups, *more) in asked.items() if groups is not None and not more}
+
+    @property
     def uses_head(self) -> bool:
         """Whether some loss reaches the student's head; if none does, DDP must look for unused parameters."""
         return any(mine == LOGITS for loss in self for mine, _ in loss.pairs())

@@ -76,6 +76,7 @@ def pair(
     compared = teacher.model is not None and theirs is not None and theirs.classes == mine.classes
     wanted = objective.wanted_of_teacher | (answers if compared else set())
     teacher.only_evaluated = frozenset(wanted - objective.wanted_of_teacher)
+    teacher.averaged_heads = objective.averaged_heads
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     capture = Capture(student, objective.wanted_of_student | answers)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))

@@ -60,6 +60,7 @@ class _AttentionLoss(LayerLoss):
     def __init__(self, layers: LayerMap = "uniform", heads: Heads = "matched", weight: Weight = 1.0) -> None:
         super().__init__(layers, weight)
         self.heads = heads
+        self._groups: int | None = None
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """See `Loss.setup`.
@@ -83,6 +84,12 @@ class _AttentionLoss(LayerLoss):
                 f"{who}: the student has {student.heads} attention heads, the teacher {teacher.heads}. "
                 f'Pass {who}(heads="mean") to compare averages over heads.'
             )
+
+        self._groups = {"mean": 1, "grouped": fewer}.get(self.heads)
+
+    @property
+    def heads_compared(self) -> int | None:
+        return self._groups
 
     def merge(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides with the heads that are compared: (batch, heads, query, key)."""

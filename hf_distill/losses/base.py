@@ -62,6 +62,11 @@ class Loss(nn.Module, ABC):
         """Whether it may see the teacher's largest logits with the rest as one class, where others need them all."""
         return False
 
+    @property
+    def heads_compared(self) -> int | None:
+        """Of how many groups of the teacher's attention heads the averages are enough for it; None: it needs each."""
+        return None
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in {**self.config, "weight": self.weight}.items())
 

@@ -1,7 +1,7 @@
 """What every teacher is: somebody who says what is known about a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ class Teacher(ABC):
 
     top_k: int | None = None
     """How many logits of each position it gives, as a `TopK`; None: all."""
+
+    averaged_heads: Mapping[Signal, int] = {}
+    """Attention maps of which averages over so many groups of heads are enough; the trainer says so beforehand."""
 
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""

@@ -14,9 +14,9 @@ from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache import Cache
-from hf_distill.teachers.cache.fill import Filler, Report, check_same, check_top_k
+from hf_distill.teachers.cache.fill import Filler, Report, check_heads, check_same, check_top_k
 from hf_distill.teachers.cache.keys import counted_of, keys_of, names_of, other_inputs
-from hf_distill.teachers.cache.layout import CLASSES, DTYPES
+from hf_distill.teachers.cache.layout import CLASSES, DTYPES, heads_of
 from hf_distill.teachers.cache.manifest import Manifest, fingerprint, skeleton, vocabulary
 from hf_distill.teachers.model import ModelTeacher, check_pair, tokenizer_beside
 from hf_distill.top_k import TopK, largest
@@ -127,6 +127,10 @@ class CachedTeacher(Teacher):
         self._order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
         self._device, self._task = device, task
         self._wanted = {signal: self._counted(signal) for signal in wanted}
+        asked: dict[Signal, set[int | None]] = {}
+        for signal, stored in self._wanted.items():
+            asked.setdefault(stored, set()).add(self.averaged_heads.get(signal))
+        self._heads = {stored: groups for stored, (groups, *more) in asked.items() if groups is not None and not more}
         if self._live is None:
             self._fingerprint = {"tokenizer": vocabulary(tokenizer)}  # nothing else is known here
         else:
@@ -173,6 +177,8 @@ class CachedTeacher(Teacher):
                 f"{self.folder} holds {', '.join(there)}, and the losses ask for "
                 f"{', '.join(missing)} too. Cache anew, in another folder."
             )
+        wanted = set(map(str, self._wanted.values()))
+        check_heads(self.folder, heads_of(cache.manifest.layouts), self._heads, self.shape.heads, wanted)
 
     def fill(
         self,
@@ -215,7 +221,8 @@ class CachedTeacher(Teacher):
         dtype = self.dtype
         if self._load is None and self._cache is not None:  # opened without saying what is in it
             dtype = next(layout.dtype for layout in self._cache.manifest.layouts if layout.signal != CLASSES)
-        return Filler(self.folder, model, known, wanted, self._task, collate, dtype, self.batch_size, self.top_k)
+        settings: tuple[Any, ...] = (dtype, self.batch_size, self.top_k, self._heads)
+        return Filler(self.folder, model, known, wanted, self._task, collate, *settings)
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:

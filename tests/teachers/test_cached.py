@@ -15,7 +15,7 @@ from runs import classifier, distillation, same, weights
 from hf_distill import losses as catalogue
 from hf_distill.batch import Batch
 from hf_distill.losses import HiddenCosine, HiddenMSE, RKDAngle, SoftTargets, TaskLoss
-from hf_distill.signals import EMBEDDINGS, LOGITS, attention, hidden, label_embeddings
+from hf_distill.signals import EMBEDDINGS, LOGITS, attention, attention_scores, hidden, label_embeddings
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
 from hf_distill.teachers.cache.layout import CLASSES
@@ -230,6 +230,74 @@ def test_without_logits_labels_are_nothing_to_the_cache(tmp_path):
     assert answering.observe(unlabelled)[hidden(0)].any()
 
 
+# --- averages over heads
+
+
+def watching(*kinds, heads="mean"):
+    return [SoftTargets(), *(kind(heads=heads, weight=0.1) for kind in kinds)]
+
+
+def narrow():
+    return classifier(num_attention_heads=2)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [("mean", 1), ("grouped", 2)])
+def test_where_losses_compare_averages_over_heads_only_these_are_stored(tmp_path, monkeypatch, heads, groups):
+    """A student of two heads, a teacher of four."""
+    make, _, _, data, collate = KINDS["single label"]
+    both = lambda: watching(catalogue.AttentionKL, catalogue.AttentionMSE, heads=heads)  # noqa: E731
+    monkeypatch.setitem(KINDS, "heads", (make, narrow, both, data, collate))
+    alone = trainer_of(tmp_path, "heads", make())
+    alone.train()
+    filling = trainer_of(tmp_path, "heads", CachedTeacher(tmp_path / "cache", make()))
+    fill(filling)
+    filling.train()
+    the_same_run(filling, alone)
+    rows = [*filling.train_dataset, *filling.eval_dataset]
+    pairs = sum(len(row["input_ids"]) ** 2 for row in rows)
+    for signal in (attention(1), attention(3), attention_scores(3)):
+        assert filling.teacher._cache.bytes_of(signal) == groups * pairs * 4
+    folder_only = trainer_of(tmp_path, "heads", CachedTeacher(tmp_path / "cache"))
+    folder_only.train()
+    the_same_run(folder_only, filling)
+
+
+def test_each_head_is_stored_where_one_of_the_losses_needs_it(tmp_path, monkeypatch):
+    make, student, _, data, collate = KINDS["single label"]
+    mixed = lambda: [catalogue.AttentionKL(heads="mean"), catalogue.AttentionKL({1: 3})]  # noqa: E731
+    monkeypatch.setitem(KINDS, "heads", (make, student, mixed, data, collate))
+    trainer = trainer_of(tmp_path, "heads", CachedTeacher(tmp_path / "cache", make()))
+    fill(trainer)
+    assert [trainer.teacher._cache.layouts[attention(layer)].shape[0] for layer in (1, 3)] == [1, 4]
+
+
+def test_averages_are_refused_by_losses_that_need_each_head_and_each_head_is_enough_for_averages(
+    tmp_path, monkeypatch
+):
+    make, student, _, data, collate = KINDS["single label"]
+    for name, heads in (("averaged", "mean"), ("each", "matched")):
+        monkeypatch.setitem(
+            KINDS,
+            name,
+            (make, student, lambda heads=heads: watching(catalogue.AttentionKL, heads=heads), data, collate),
+        )
+        fill(trainer_of(tmp_path, name, CachedTeacher(tmp_path / name, make())))
+    message = r"averaged holds attention\(1\) averaged over 1 group\(s\) of its 4 heads, and the losses need 4\. Cache"
+    for model in (None, make()):
+        with pytest.raises(ValueError, match=message):
+            trainer_of(tmp_path, "each", CachedTeacher(tmp_path / "averaged", model))
+    enough = trainer_of(tmp_path, "averaged", CachedTeacher(tmp_path / "each", make()))
+    before = files(tmp_path / "each")
+    fill(enough)
+    assert files(tmp_path / "each") == before
+    enough.train()
+    enough.teacher.fill([data(4, 5)], collate)
+    assert enough.teacher._cache.layouts[attention(1)].shape[0] == 4, "as in the folder"
+    (tmp_path / "averaged" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=message):
+        fill(trainer_of(tmp_path, "each", CachedTeacher(tmp_path / "averaged", make())))
+
+
 # --- the largest logits
 
 
@@ -272,6 +340,10 @@ def test_the_largest_logits_take_few_bytes_and_the_best_class_stays(tmp_path, mo
     count = sum(len(row["input_ids"]) - 1 for row in [*trainer.train_dataset, *trainer.eval_dataset])
     assert trainer.teacher._cache.bytes_of(LOGITS) == count * (k + 1) * 2
     assert trainer.teacher._cache.bytes_of(CLASSES) == count * k * 2
+    batch = Batch(collate(list(trainer.train_dataset)[:4]), Task.CAUSAL_LM)
+    expected = live(make(), {LOGITS}, batch, student())[LOGITS].topk(k).indices
+    mask = batch.counted_positions(batch.tokens[..., None])
+    assert (trainer.teacher.observe(batch)[LOGITS].classes[mask] == expected[mask]).all()
     assert trainer.evaluate()["eval_agreement"] == alone.evaluate()["eval_agreement"]
     before = trainer.evaluate()["eval_soft_targets"]
     assert before <= alone.evaluate()["eval_soft_targets"] * 1.01

@@ -123,6 +123,55 @@ def test_what_makes_no_sense_is_refused_at_once(tmp_path, settings, said):
     assert not (tmp_path / "cache").exists()
 
 
+# --- a model that is loaded only if something is missing
+
+
+def loading(loaded, seed=1):
+    def load():
+        loaded.append(classifier(seed=seed))
+        return loaded[-1]
+
+    return load
+
+
+def test_a_function_is_called_for_rows_that_are_missing_and_for_nothing_else(folder, tmp_path):
+    grown, loaded = shutil.copytree(folder, tmp_path / "grown"), []
+    answering = prepared(grown, loading(loaded))
+    answering.fill([ragged(5)], padded)
+    assert answering.observe(batch_of(ragged())).keys() == WANTED
+    assert not loaded
+    assert all(parameter.is_meta for parameter in answering.model.parameters())
+    answering.fill([ragged(5), ragged(4, seed=9)], padded)
+    assert answering.model is loaded[0]
+    batch = batch_of(ragged(4, seed=9))
+    torch.testing.assert_close(
+        answering.observe(batch)[LOGITS], live(classifier(seed=1), {LOGITS}, batch, classifier())[LOGITS]
+    )
+    assert len(loaded) == 1
+
+
+def test_a_function_is_called_for_a_live_answer_and_at_once_where_nothing_is_cached_yet(folder, tmp_path):
+    loaded = []
+    answering = prepared(folder, loading(loaded), missing="live")
+    answering.observe(batch_of(ragged()))
+    assert not loaded
+    batch = batch_of(ragged(3, seed=9))
+    expected = live(classifier(seed=1), WANTED, batch, classifier())
+    assert torch.equal(answering.observe(batch)[LOGITS], expected[LOGITS])
+    answering.observe(batch)
+    assert len(loaded) == 1
+    prepared(tmp_path / "new", loading(loaded)).fill([ragged()], padded)
+    assert len(loaded) == 2
+
+
+def test_a_function_that_loads_another_teacher_is_refused_before_it_answers(folder, tmp_path):
+    grown = shutil.copytree(folder, tmp_path / "grown")
+    with pytest.raises(ValueError, match="holds the answers of another teacher: weights is "):
+        prepared(grown, loading([], seed=2)).fill([ragged(4, seed=9)], padded)
+    with pytest.raises(ValueError, match="holds the answers of another teacher: weights is "):
+        prepared(grown, loading([], seed=2), missing="live").observe(batch_of(ragged(3, seed=9)))
+
+
 # --- another teacher than the one that filled the folder
 
 

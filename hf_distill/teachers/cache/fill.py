@@ -1,7 +1,7 @@
 """Runs the teacher once over what is not cached yet."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from hf_distill.signals import LOGITS, Signal
 from hf_distill.tasks import Task
 from hf_distill.teachers.cache import Cache
 from hf_distill.teachers.cache.keys import LABELS, counted_of, keys_of, names_of, other_inputs
-from hf_distill.teachers.cache.layout import CLASSES, Layout, largest_of, layout_of, top_k_of
+from hf_distill.teachers.cache.layout import CLASSES, Layout, heads_of, largest_of, layout_of, top_k_of
 from hf_distill.teachers.cache.manifest import Manifest, difference
 from hf_distill.teachers.cache.shards import at_work, facts_of, finish, is_there, write_shard
 from hf_distill.top_k import largest
@@ -55,6 +55,7 @@ class Filler:
         dtype: of the numbers in the files.
         batch_size: examples in one forward pass.
         top_k: of the logits only so many of each position are stored, with the rest as one class; None for all.
+        heads: of attention maps only averages over so many groups of heads are stored; all heads of others.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Filler:
         dtype: str = "float32",
         batch_size: int = 32,
         top_k: int | None = None,
+        heads: Mapping[Signal, int] | None = None,
     ) -> None:
         self.folder, self.model, self.fingerprint, self.signals = folder, model, fingerprint, signals
         self.task, self.collate, self.dtype, self.batch_size, self.top_k = task, collate, dtype, batch_size, top_k
+        self.heads = {name: count for name, count in (heads or {}).items() if name in signals}
         self.device = next(model.parameters()).device
         self._pads_left = False
         self.accepted = anatomy.forward_names(model)
@@ -152,6 +155,9 @@ class Filler:
         if dtype != self.dtype:
             raise ValueError(f"{self.folder} holds {dtype}, not {self.dtype}. Cache anew, in another folder.")
         check_top_k(self.folder, top_k_of(layouts), self.top_k)
+        cached_heads = heads_of(layouts)
+        check_heads(self.folder, cached_heads, self.heads, anatomy.describe(self.model).heads, wanted)
+        self.heads = cached_heads
 
     def _missing(self, rows: "_Rows", manifest: Manifest | None) -> tuple[list[_Example], list[str]]:
         """Each different example that is not there, short ones first; and the names of the inputs."""
@@ -188,9 +194,14 @@ class Filler:
     def _plan(self, missing: list[_Example]) -> dict[str, list[_Example]]:
         """{shard: examples}; the name says what all shards of this plan hold."""
         whole = blake2b(b"".join(example.key for example in missing), digest_size=4)
-        whole.update(f"{self.dtype} {self.batch_size} {self.top_k} {sorted(map(str, self.signals))}".encode())
+        whole.update(
+            f"{self.dtype} {self.batch_size} {self.top_k} {sorted(map(str, self.signals))} {self._groups()}".encode()
+        )
         parts = [missing[first : first + SHARD] for first in range(0, len(missing), SHARD)]
         return {f"{whole.hexdigest()}-{i:05d}": part for i, part in enumerate(parts)}
+
+    def _groups(self) -> list[str]:
+        return sorted(f"{signal} {groups}" for signal, groups in self.heads.items())
 
     def _write_or_skip(self, name: str, examples: list[_Example], rows: "_Rows") -> bool:
         """Whether the shard is there now; it is not if another worker is writing it."""
@@ -208,6 +219,8 @@ class Filler:
         """What is stored, signal by signal and example by example."""
         for batch, spans, counted, seen in self._answers(examples, rows):
             for signal, values in seen.items():
+                if signal in self.heads:
+                    values = values.float().unflatten(1, (self.heads[signal], -1)).mean(2)
                 layout = layout_of(signal, values, batch, self.dtype, counted is not None)
                 for row, (start, end) in enumerate(spans):
                     kept = None if counted is None else counted[row]
@@ -304,6 +317,30 @@ def check_top_k(folder: Path, cached: int | None, here: int | None) -> None:
     if cached != here:
         found = "all logits" if cached is None else f"the {cached} largest logits"
         raise ValueError(f"{folder} holds {found} of each position, not top_k={here}. Cache anew, in another folder.")
+
+
+def check_heads(
+    folder: Path, cached: Mapping[Signal, int], here: Mapping[Signal, int], heads: int, wanted: Iterable[str]
+) -> None:
+    """Refuses a folder that keeps averages over heads where a loss needs each, or other averages.
+
+    Args:
+        folder: of the cache.
+        cached: of how many groups of heads it keeps the averages.
+        here: of how many they are enough; of others each head is needed.
+        heads: of the teacher.
+        wanted: names of the signals that are asked for.
+
+    Raises:
+        ValueError: it does.
+    """
+    for signal, groups in cached.items():
+        needed = here.get(signal, heads)
+        if str(signal) in wanted and groups < heads and groups != needed:
+            raise ValueError(
+                f"{folder} holds {signal} averaged over {groups} group(s) of its {heads} heads, and the losses need "
+                f"{needed}. Cache anew, in another folder."
+            )
 
 
 class _Rows:

@@ -14,6 +14,7 @@ from hf_distill.signals import LOGITS, Signal
 TOKENS = -1  # stands in a shape for the number of tokens of the example
 COUNTED = -2  # likewise for the number of its tokens whose logits count
 DTYPES = ("float32", "float16")
+MAPS = ("attention", "attention_scores")
 CLASSES = Signal("logit_classes")  # beside the largest logits: which classes they are of; the losses see one `TopK`
 
 
@@ -103,6 +104,11 @@ def largest_of(layout: Layout, k: int) -> tuple[Layout, Layout]:
 def top_k_of(layouts: Iterable[Layout]) -> int | None:
     """How many logits of each position are kept; None where all are."""
     return next((layout.shape[-1] for layout in layouts if layout.signal == CLASSES), None)
+
+
+def heads_of(layouts: Iterable[Layout]) -> dict[Signal, int]:
+    """{attention map: of how many groups of heads the averages are kept}, as many groups as heads where all are."""
+    return {layout.signal: layout.shape[0] for layout in layouts if layout.signal.kind in MAPS}
 
 
 def before_each(lengths: np.ndarray) -> np.ndarray:
