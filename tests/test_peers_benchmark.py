@@ -1,5 +1,6 @@
 """The benchmark against peers, on tiny models, with those that are there. No cost is asserted."""
 
+import contextlib
 import importlib
 import importlib.util
 import io
@@ -68,16 +69,27 @@ def test_who_is_there_is_measured_and_the_others_are_named(benchmark, monkeypatc
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_worker_that_breaks_says_why_and_takes_the_others_with_it(benchmark, monkeypatch, tmp_path):
+def test_a_worker_that_breaks_says_why(benchmark, monkeypatch, tmp_path):
     broken = {"batch_size": 2, "length": 6, **KINDS["causal_lm"], "temperature": "warm"}
     monkeypatch.setattr(benchmark, "WORK", {"causal_lm": broken})
+    with benchmark.workers("causal_lm", {"by hand": sys.executable}, 1, 1, tmp_path) as started:
+        with pytest.raises(SystemExit, match=r"(?s)by hand ended with 1:.*TypeError"):
+            started["by hand"].step()
+        process = started["by hand"].process
+    assert process.poll() is not None
+
+
+def test_no_worker_outlives_an_error(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "WORK", {"causal_lm": {"batch_size": 2, "length": 6, **KINDS["causal_lm"]}})
+    processes = []
     with (
-        pytest.raises(SystemExit, match=r"(?s)by hand ended with 1:.*TypeError"),
+        contextlib.suppress(KeyboardInterrupt),
         benchmark.workers("causal_lm", {"by hand": sys.executable}, 1, 1, tmp_path) as started,
     ):
-        started["by hand"].step()  # it has made the step when it is asked for the next
-        started["by hand"].step()
-    assert started["by hand"].process.poll() is not None
+        processes.append(started["by hand"].process)
+        assert processes[0].poll() is None
+        raise KeyboardInterrupt
+    assert processes[0].poll() is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
