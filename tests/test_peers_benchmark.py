@@ -129,6 +129,22 @@ def test_a_peer_learns_what_the_loop_by_hand_does(benchmark, contestants, tmp_pa
         torch.testing.assert_close(theirs[key], value, rtol=0.0, atol=1e-5)
 
 
+def test_a_peers_environment_sees_what_is_here_and_is_made_once(benchmark, monkeypatch, tmp_path, capfd):
+    measuring = importlib.import_module("measuring")
+    monkeypatch.setattr(measuring, "PEERS", {"trl": "packaging"})  # it is here already: nothing is fetched
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    found = measuring.present(["by hand", "trl"], tmp_path, wanted=True)
+    assert found == {"by hand": sys.executable, "trl": str(tmp_path / "trl" / "bin" / "python")}
+    own = "import sys, packaging; print(sys.prefix, packaging.__file__)"
+    said = subprocess.run([found["trl"], "-c", own], check=True, capture_output=True, text=True).stdout.split()
+    assert said == [str(tmp_path / "trl"), importlib.import_module("packaging").__file__]
+    assert "installing packaging into" in capfd.readouterr().out
+    assert measuring.present(["trl"], tmp_path, wanted=True) == {"trl": found["trl"]}
+    assert "installing" not in capfd.readouterr().out
+    (tmp_path / "trl" / "installed").unlink()  # as after a Ctrl-C
+    assert measuring.present(["trl"], tmp_path, wanted=False) == {}
+
+
 def test_the_stopwatch_counts_what_passes_between_two_batches(contestants, monkeypatch):
     ended = []
     job = contestants("job")

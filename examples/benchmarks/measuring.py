@@ -53,13 +53,22 @@ def paired(times: Sequence[float], others: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(times, others, strict=True)]
 
 
-def peak_megabytes(step: Callable[[], Any]) -> float:
+def peak_megabytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> float:
     """The most that is alive at once beyond what was before the step, of all that torch's allocator gives out."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would say that it starts and stops
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would say that it starts and stops, every time
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    events = [each for each in profiler.profiler.kineto_results.events() if each.name() == "[memory]"]
-    events.sort(key=lambda each: each.start_ns())
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    events = sorted((each for each in results.events() if each.name() == "[memory]"), key=lambda each: each.start_ns())
     return max(accumulate(each.nbytes() for each in events)) / 1e6
 
 
@@ -171,6 +180,7 @@ def install(name: str, environments: Path) -> None:
     folder = environments / name
     if (folder / "installed").exists():
         return
+    print(f"installing {PEERS[name]} into {folder}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     python = str(folder / "bin" / "python")
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
