@@ -17,7 +17,7 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks"}
 LOSSES = WORDS | {"batch", "losses"}
-MODELS = WORDS | {"batch", "derivatives", "anatomy", "capture", "checks"}
+MODELS = WORDS | {"batch", "derivatives", "anatomy", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
 ROUND_THE_TRAINER = {"attachment", "pairing", "terms", "own_rows", "training_facts"}
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "objective": LOSSES | {"balance"},
     "derivatives": WORDS | {"batch"},
     "anatomy": WORDS,
+    "weights": set(),
     "capture": WORDS | {"anatomy", "batch", "derivatives"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
