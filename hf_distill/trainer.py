@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_distill import anatomy, attachment, checks, own_rows, students
+from hf_distill import anatomy, attachment, checks, own_rows, sampling, students
 from hf_distill.batch import Batch, count_step
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
@@ -297,14 +297,15 @@ class DistillationTrainer(Trainer):
 
     def _validate_args(self) -> None:
         super()._validate_args()
-        self._check_data()
-
-    def _check_data(self) -> None:
         models = {"student": self.model, "teacher": self.teacher.model}
+        in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
         for name in ("train_dataset", "eval_dataset"):
-            known = {who: model for who, model in models.items() if model is not None}
-            in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
-            checks.check_dataset(getattr(self, name), known, in_column, name)
+            checks.check_dataset(getattr(self, name), models, in_column, name)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        like = sampling.grouped(dataset, self.args, self.processing_class, lambda: int(self.state.epoch or 0))
+        return super()._get_train_sampler(train_dataset) if like is None else like
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
