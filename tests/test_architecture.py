@@ -20,7 +20,7 @@ LOSSES = WORDS | {"batch", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
-ROUND_THE_TRAINER = {"attachment", "sampling", "pairing", "terms", "own_rows", "training_facts"}
+ROUND_THE_TRAINER = {"attachment", "profiling", "sampling", "pairing", "terms", "own_rows", "training_facts"}
 BELOW_TRAINER = (
     LOSSES | MODELS | FACTS | ROUND_THE_TRAINER | {"balance", "objective", "teachers", "students", "augment"}
 )
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "terms": WORDS | {"batch"},
     "own_rows": set(),
     "sampling": set(),
+    "profiling": set(),
     **dict.fromkeys(FACTS | {"training_facts", "pairing"}, BELOW_TRAINER),
     "trainer": BELOW_TRAINER,
     "run": BELOW_TRAINER | {"trainer"},
