@@ -72,11 +72,10 @@ def test_a_worker_that_breaks_says_why_and_takes_the_others_with_it(benchmark, m
     broken = {"batch_size": 2, "length": 6, **KINDS["causal_lm"], "temperature": "warm"}
     monkeypatch.setattr(benchmark, "WORK", {"causal_lm": broken})
     with (
-        pytest.raises(SystemExit, match=r"(?s)by hand ended with 1:.*TypeError"),
         benchmark.workers("causal_lm", {"by hand": sys.executable}, 1, 1, tmp_path) as started,
+        pytest.raises(SystemExit, match=r"(?s)by hand ended with 1:.*TypeError"),
     ):
-        started["by hand"].step()  # it has made the step when it is asked for the next
-        started["by hand"].step()
+        [started["by hand"].step() for _ in range(2)]  # it has made one when it is asked for the next
     assert started["by hand"].process.poll() is not None
 
 
