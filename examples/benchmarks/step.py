@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python examples/benchmarks/step.py                          # about 5 minutes on one free core
     OMP_NUM_THREADS=1 python examples/benchmarks/step.py --shapes 4x128 4x512 lm:2x256 --rounds 5   # 20 more
 
-A BERT-base teacher of 12 layers, a student of its first 6, 28 labels, random weights, random texts of full length;
-with `lm:`, a Llama of 4 layers and a student of 2, 512 wide before a vocabulary of 50,000, where every position counts. A
+A BERT-base teacher of 12 layers, a student of its first 6, 28 labels, random weights and texts of full length; with
+`lm:`, a Llama of 4 layers and a student of 2, 512 wide before a vocabulary of 50,000, where every position counts. A
 step is forward, losses, backward and AdamW. Every row is one thing over another, its limit, which is written by hand:
 
 - "student alone": the student's step on the labels, with no teacher at all;
