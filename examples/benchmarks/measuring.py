@@ -107,8 +107,11 @@ def draw_bars(path: Path, panels: Mapping[str, Mapping[str, tuple[float, float]]
     except ImportError:
         return PICTURES
     rows, longest = -(-len(panels) // 2), max(len(bars) for bars in panels.values())
-    figure = Figure(figsize=(9, rows * (1 + 0.4 * longest)), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, 2, squeeze=False).flat
+    figure = Figure(figsize=(12, rows * (1 + 0.4 * longest)), dpi=150, layout="constrained")
+    columns = min(len(panels), 2)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
     for axes, (title, bars) in zip(grid, panels.items(), strict=False):
         values, errors = zip(*bars.values(), strict=True)
         axes.barh(list(bars), values, xerr=errors if any(errors) else None, color="C0", height=0.6, capsize=3)

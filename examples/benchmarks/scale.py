@@ -1,6 +1,6 @@
 """How the cost of a step grows: with the data set, the text, the layers matched, the batch and the vocabulary.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/scale.py               # all axes: about 5 minutes on one free core
+    OMP_NUM_THREADS=1 python examples/benchmarks/scale.py  # all five axes: 5 minutes of a free core
     OMP_NUM_THREADS=1 python examples/benchmarks/scale.py --axes examples vocabulary
 
 Every point is this package's step over its limit, a loop written by hand; both make a step in each round, in changing

@@ -71,6 +71,8 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     set_seed(args.seed)
     teacher, task = _teacher(recipe)
     student, source = _student(recipe, teacher)
+    if recipe.teacher.quantize is not None:  # after the student took its weights
+        teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
     with _named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
     dataset = data.encode(
