@@ -1,5 +1,6 @@
 """Hooks on the needed modules only, armed only inside `with`."""
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.derivatives import input_gradient
 from hf_distill.signals import ATTENTION_KINDS, EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
+
+logger = logging.getLogger(__name__)
+_SAID: set[str] = set()  # of which models it was said that they make maps in their own way
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Capture:
 
     Outside of `with` nothing is hooked and the model is as it was: gradient checkpointing runs blocks again in
     backward, and that must not be recorded. Nothing is switched to eager attention: q, k, v and the mask of the wanted
-    layers are kept while sdpa or flash attention runs. What a layer says first is kept, whatever runs it again.
+    layers are kept while sdpa or flash attention runs, or the eager attention of a family that has no other because it
+    caps its scores. Families with attention code of their own (DeBERTa, MPNet, ...) are asked for the maps of the
+    wanted layers. What a layer says first is kept, whatever runs it again.
 
     Derivatives by the token embeddings are taken with gradients on, whatever is around; where they are differentiated
     again, attention runs in the one implementation that has second derivatives, inside of `with` only.
@@ -75,7 +81,11 @@ class Capture:
         hidden = {self._index(signal) for signal in inside if signal.kind in ("hidden", "pooled")}
         attention = {self._index(signal) for signal in inside if signal.kind in ATTENTION_KINDS}
         self._last = _last(hidden | attention) if ends and len(inside) == len(self.wanted) and inside else None
-        self._configs = anatomy.attention_configs(model) if attention else []
+        self._asks = bool(attention) and anatomy.hands_out_maps(model)
+        if self._asks:
+            self._check_maps(kinds)
+        self._configs = anatomy.attention_configs(model) if attention and not self._asks else []
+        self._sdpa = anatomy.has_sdpa(anatomy.unwrap(model))
         self._places = _places(blocks, hidden, attention)
         self._before: list[Any] = []
         self._handles: list[RemovableHandle] = []
@@ -104,16 +114,34 @@ class Capture:
             if place.hidden:
                 self._handles.append(place.block.register_forward_hook(self._keep_output(place.layers)))
             if place.attention:
-                records: list[anatomy.AttentionRecord] = []
+                records: list[Any] = []
                 self._records.append((place.layers, records))
-                for module in place.modules:
-                    vars(module)[anatomy.SINK] = records
+                if self._asks:
+                    self._handles.append(place.block.register_forward_pre_hook(anatomy.ask_for_map, with_kwargs=True))
+                    self._handles.append(place.block.register_forward_hook(_keep_map(records)))
+                else:
+                    for module in place.modules:
+                        vars(module)[anatomy.SINK] = records
         if self._last is not None:
             self._handles.append(self._blocks[self._last].register_forward_hook(self._end(self._last)))
         self._before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
-            config._attn_implementation_internal = anatomy.recording_name(config._attn_implementation_internal)
+            config._attn_implementation_internal = anatomy.recording_name(
+                config._attn_implementation_internal, self._sdpa
+            )
         return self
+
+    def _check_maps(self, kinds: set[str]) -> None:
+        """Maps are all that such a family gives, and that it computes them in its own way is said once."""
+        beyond = sorted(kinds & set(ATTENTION_KINDS) - {"attention"})
+        if beyond:
+            raise ValueError(
+                f"{self._name} computes its attention in code of its own and hands out maps only, no "
+                f"{' or '.join(beyond).replace('_', ' ')}. Use AttentionKL, or HiddenMSE."
+            )
+        if self._name not in _SAID:
+            _SAID.add(self._name)
+            logger.info("%s computes attention in code of its own; its maps are taken as it makes them.", self._name)
 
     def _check_recomputed_attention(self) -> None:
         """Backward runs a checkpointed block again, outside of `with`, and must run the same attention."""
@@ -122,7 +150,7 @@ class Capture:
             return
         for config in self._configs:
             runs = config._attn_implementation_internal
-            if not anatomy.recording_name(runs).startswith(str(runs)):
+            if not anatomy.recording_name(runs, self._sdpa).startswith(str(runs)):
                 raise ValueError(
                     f"{self._name} runs {runs} attention, which is not recorded, and its blocks are checkpointed. "
                     'Call set_attn_implementation("sdpa") on it, or turn activation_checkpointing off.'
@@ -177,7 +205,7 @@ class Capture:
         self._forget()
         return seen
 
-    def _one(self, signal: Signal, outputs: Any, batch: Batch, records: dict[int, anatomy.AttentionRecord]) -> Tensor:
+    def _one(self, signal: Signal, outputs: Any, batch: Batch, records: dict[int, Any]) -> Tensor:
         if signal == LOGITS:
             return self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1)
         if signal.kind == "input_gradient":
@@ -231,7 +259,7 @@ class Capture:
         self._seen: dict[Layer, Tensor] = {}
         self._token_embeddings: Tensor | None = None
         self._head_input: Tensor | None = None
-        self._records: list[tuple[list[int], list[anatomy.AttentionRecord]]] = []
+        self._records: list[tuple[list[int], list[Any]]] = []
 
     def _keep_embedded(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self._token_embeddings is None:  # an encoder-decoder embeds twice
@@ -261,6 +289,13 @@ class Capture:
                 raise _Enough
 
         return end
+
+
+def _keep_map(records: list[Any]) -> Callable[..., None]:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        records.append(anatomy.HandedOut(output[1]))
+
+    return keep
 
 
 class _Enough(Exception):  # no error: it leaves a forward where everything was seen

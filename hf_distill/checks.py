@@ -129,14 +129,14 @@ def makes_labels(collator: Any) -> bool:
     return collator is not transformers.default_data_collator and not isinstance(collator, _LABELS_FROM_COLUMNS)
 
 
-def check_dataset(dataset: Any, models: Mapping[str, nn.Module], needs_labels: bool, name: str) -> None:
+def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str) -> None:
     """Refuses data that one of the models cannot read.
 
     Reads a `datasets.Dataset` without a transform; others are left to the first batch.
 
     Args:
         dataset: tokenised, with `input_ids`.
-        models: {what messages call it: model} that read it.
+        models: {what messages call it: model} that read it; None where there is none.
         needs_labels: whether a loss asks for a column of labels.
         name: what messages call the data.
 
@@ -160,6 +160,8 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module], needs_labels: b
     ids = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
     longest, largest = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
     for who, model in models.items():
+        if model is None:
+            continue
         positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
         if positions is not None and longest > positions:
             raise ValueError(

@@ -24,7 +24,9 @@ class DistillationConfig(TrainingArguments):
         balance_every: optimizer steps from one measurement of the gradients to the next. A measurement runs a part of
             the backward pass once for each term, on the first micro-batch of the step.
 
-    Changed defaults: `logging_steps` is 50; `logging_nan_inf_filter` is off, since a loss that is not finite stops the
+    Changed defaults: `train_sampling_strategy` is ``"auto"``: batches of examples of like length where they differ in
+    length, which is told from a tokenised `datasets.Dataset` (or from its `length_column_name`), and ``"random"``
+    elsewhere; `logging_steps` is 50; `logging_nan_inf_filter` is off, since a loss that is not finite stops the
     run instead of being logged as 0; `activation_checkpointing_kwargs` says `use_reentrant=False`, without which what
     is caught inside a block has no gradient; `dataloader_pin_memory` is on only where there is an accelerator to pin
     for.
@@ -40,6 +42,13 @@ class DistillationConfig(TrainingArguments):
         default=None, metadata={"help": "'gradient_norm' keeps the terms' gradients in the ratio of their weights."}
     )
     balance_every: int = field(default=100, metadata={"help": "Steps from one measurement of gradients to the next."})
+    train_sampling_strategy: str = field(
+        default="auto",
+        metadata={
+            "help": "'auto' puts examples of like length into a batch where they differ, else as 'random'.",
+            "choices": ["auto", "random", "sequential", "group_by_length", "batch_rebalance"],
+        },
+    )
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps, or that share of the run."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Must stay off: a loss that is not finite stops the run."}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_distill import anatomy, attachment, checks, own_rows, students
+from hf_distill import anatomy, attachment, checks, own_rows, sampling, students
 from hf_distill.batch import Batch, count_step
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
@@ -20,6 +20,7 @@ from hf_distill.hub.publishing import Publication
 from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.losses.hidden_cosine import HiddenCosine
 from hf_distill.pairing import check_student, pair
+from hf_distill.profiling import STEP, part
 from hf_distill.signals import LOGITS, Signals
 from hf_distill.tasks import Task
 from hf_distill.teachers import Teacher
@@ -74,8 +75,7 @@ class DistillationTrainer(Trainer):
         self._trained, self._evaluated = TrainedTerms(), EvaluatedTerms()
         self._noted: TrainedTerms | EvaluatedTerms | None = None  # where terms go now
         self._counts: Mapping[str, Tensor] | None = None  # what the optimizer step under way holds
-        self._balance_now = False
-        self._taught_until = 0
+        self._balance_now, self._taught_until = False, 0
         self._grad_norm: Any = None
         self._in_checkpoint = False
         self._publication = Publication(args)
@@ -125,7 +125,7 @@ class DistillationTrainer(Trainer):
         step = self.state.global_step
         training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
         batch = Batch(inputs, self.task, counts, processes, step, self._causal, training)
-        with self.accelerator.autocast():
+        with part("teacher"), self.accelerator.autocast():
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)
         if self._noted is not None:
@@ -137,7 +137,8 @@ class DistillationTrainer(Trainer):
         """As in the Trainer; what the step holds is kept for `compute_loss`."""
         self._counts, self._noted = num_items_in_batch, self._trained
         try:
-            return super().training_step(model, inputs, num_items_in_batch)
+            with part(STEP):
+                return super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._counts = self._noted = None
 
@@ -170,10 +171,10 @@ class DistillationTrainer(Trainer):
             inputs.pop("labels", None)
 
         def student_and_objective(student: nn.Module, **kwargs: Any) -> dict[str, Any]:
-            with self._capture:
+            with part("student forward"), self._capture:
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
-            with self.accelerator.autocast():
+            with part("losses"), self.accelerator.autocast():
                 layers = anatomy.trainable_layers(student) if self._balance_now else None
                 self._balance_now = False
                 terms = self.objective(seen, teacher, batch, layers)
@@ -210,14 +211,14 @@ class DistillationTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimizer step, and what they hold over all processes."""
-        samples = list(islice(epoch_iterator, num_batches))
+        with part("data"):
+            samples = [self._prepare_inputs(each) for each in islice(epoch_iterator, num_batches)]
         if not samples:
             return samples, None
         step, args = self.state.global_step, self.args
         self.objective.progress = step / max(self.state.max_steps, 1)
         self._balance_now = args.balance is not None and step % args.balance_every == 0
-        inputs = [self._prepare_inputs(each) for each in samples]
-        return samples, count_step(inputs, self.task, args.world_size, self._causal)
+        return samples, count_step(samples, self.task, args.world_size, self._causal)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
@@ -266,9 +267,7 @@ class DistillationTrainer(Trainer):
             return loss, None, None
         if self.task is Task.SPAN:
             logits = tuple(logits.unbind(1))
-        if not labels:
-            return loss, logits, None
-        return loss, logits, labels[0] if len(labels) == 1 else labels
+        return loss, logits, labels[0] if len(labels) == 1 else labels or None
 
     def _evaluate_own_rows(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Loss and logits, without the rows that fill up the last batch of several processes and count twice."""
@@ -297,19 +296,20 @@ class DistillationTrainer(Trainer):
 
     def _validate_args(self) -> None:
         super()._validate_args()
-        self._check_data()
-
-    def _check_data(self) -> None:
         models = {"student": self.model, "teacher": self.teacher.model}
+        in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
         for name in ("train_dataset", "eval_dataset"):
-            known = {who: model for who, model in models.items() if model is not None}
-            in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
-            checks.check_dataset(getattr(self, name), known, in_column, name)
+            checks.check_dataset(getattr(self, name), models, in_column, name)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        like = sampling.grouped(dataset, self.args, self.processing_class, lambda: int(self.state.epoch or 0))
+        return super()._get_train_sampler(train_dataset) if like is None else like
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        new = [name for name in self.teacher.input_names if name not in self._signature_columns]
-        self._signature_columns += new
+        known = self._signature_columns
+        known += [name for name in self.teacher.input_names if name not in known]
 
     # Saving and loading
 

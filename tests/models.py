@@ -80,13 +80,25 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec2": ("Wav2Vec2", _COMMON | _SPEECH),
 }
 
+# families whose attention no sdpa computes: in code of their own, or with capped scores
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deberta": ("Deberta", _COMMON | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    "mpnet": ("MPNet", _COMMON | {"max_position_embeddings": 66, "pad_token_id": 1, "bos_token_id": 0}),
+    "roformer": ("RoFormer", _COMMON | {"embedding_size": WIDTH, "max_position_embeddings": 64}),
+    "gemma2": ("Gemma2", _ROTARY | {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8, "sliding_window": 4}),
+    "bloom": (
+        "Bloom",
+        {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "pad_token_id": 0},
+    ),
+}
+
 
 def tiny(family: str, head: str = "Model", seed: int = 0, **fields: Any) -> PreTrainedModel:
     """A random model in eval mode: `tiny("bert", "ForSequenceClassification", num_labels=3)`.
 
     Biases and norms are random too, so that a tensor put in the wrong place is seen.
     """
-    prefix, settings = FAMILIES[family]
+    prefix, settings = (FAMILIES | OTHERS)[family]
     config = getattr(transformers, f"{prefix}Config")(**(settings | fields))
     torch.manual_seed(seed)
     model = getattr(transformers, prefix + head)(config)

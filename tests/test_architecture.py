@@ -17,10 +17,10 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks", "top_k"}
 LOSSES = WORDS | {"batch", "losses"}
-MODELS = WORDS | {"batch", "derivatives", "anatomy", "capture", "checks"}
+MODELS = WORDS | {"batch", "derivatives", "anatomy", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
-ROUND_THE_TRAINER = {"attachment", "pairing", "terms", "own_rows", "training_facts"}
+ROUND_THE_TRAINER = {"attachment", "profiling", "sampling", "pairing", "terms", "own_rows", "training_facts"}
 BELOW_TRAINER = (
     LOSSES | MODELS | FACTS | ROUND_THE_TRAINER | {"balance", "objective", "teachers", "students", "augment"}
 )
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "objective": LOSSES | {"balance"},
     "derivatives": WORDS | {"batch"},
     "anatomy": WORDS,
+    "weights": set(),
     "capture": WORDS | {"anatomy", "batch", "derivatives"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
@@ -42,6 +43,8 @@ MAY_IMPORT = {
     "augment": MODELS | {"teachers"},
     "terms": WORDS | {"batch"},
     "own_rows": set(),
+    "sampling": set(),
+    "profiling": set(),
     **dict.fromkeys(FACTS | {"training_facts", "pairing"}, BELOW_TRAINER),
     "trainer": BELOW_TRAINER,
     "run": BELOW_TRAINER | {"trainer"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import FAMILIES, LABELS, LAYERS, inputs_of, tiny
+from models import FAMILIES, LABELS, LAYERS, OTHERS, inputs_of, tiny
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -17,6 +17,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from hf_distill import anatomy
+from hf_distill import capture as capture_of
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
 from hf_distill.signals import (
@@ -36,9 +37,18 @@ from hf_distill.signals import (
 )
 from hf_distill.tasks import Task, find_task
 
-PRE_NORM = ("modernbert", "gpt2", "llama", "qwen3", "t5")  # there the model's last hidden state is after a final norm
+PRE_NORM = (
+    "modernbert",
+    "gpt2",
+    "llama",
+    "qwen3",
+    "gemma2",
+    "bloom",
+    "falcon",
+    "t5",
+)  # there the model's last hidden state is after a final norm
 CAUSAL = ("gpt2", "llama", "qwen3")
-RECORDED = [family for family in FAMILIES if family != "deberta_v2"]
+HAND_OUT = ("deberta_v2", *(family for family in OTHERS if family != "gemma2"))
 
 
 def model_of(family: str) -> PreTrainedModel:
@@ -97,7 +107,7 @@ def test_a_forward_that_ends_early_shows_the_same_and_runs_no_block_more(family:
     inputs = full_inputs(model)
     batch = Batch(inputs, find_task(model))
     looks = [[hidden(1), hidden(0)], [hidden(EMBEDDINGS)], [pooled("mean")]]
-    looks += [[query(1), key(1)]] if family in RECORDED else []
+    looks += [[query(1), key(1)]] if family not in HAND_OUT else []
     for wanted in looks:
         if family in ("vit", "wav2vec2") and wanted[0].kind == "pooled":
             continue
@@ -136,7 +146,7 @@ def test_what_goes_wrong_inside_is_not_swallowed() -> None:
 _FINAL_NORMS = ("final_norm", "ln_f", "norm", "final_layer_norm")
 
 
-@pytest.mark.parametrize("family", RECORDED)
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 @torch.no_grad()
 def test_attention_is_what_the_eager_model_shows(family: str) -> None:
     model = model_of(family)
@@ -151,7 +161,9 @@ def test_attention_is_what_the_eager_model_shows(family: str) -> None:
         maps = found[attention(i)]
         assert maps.shape == expected[i].shape
         close(maps.transpose(1, 2)[valid], expected[i].transpose(1, 2)[valid])
-        assert maps.permute(0, 3, 1, 2)[~valid].eq(0).all()
+        of_words = maps.transpose(1, 2) * valid[:, :, None, None]  # what padding looks at is nobody's business
+        assert of_words.permute(0, 3, 1, 2)[~valid].eq(0).all()
+        assert family in HAND_OUT or maps.permute(0, 3, 1, 2)[~valid].eq(0).all()
     unequal = (found[attention(0)] - found[attention(LAYERS - 1)]).abs().max()
     assert unequal > 1e-3  # else a wrong layer would not be seen
 
@@ -240,9 +252,64 @@ def test_layers_that_do_not_exist_are_refused() -> None:
             Capture(model, [signal])
 
 
-def test_attention_that_cannot_be_recorded_is_refused_and_hidden_is_not() -> None:
-    model = tiny("deberta_v2")
-    with pytest.raises(ValueError, match=r"DebertaV2Model .* cannot be recorded"):
+@pytest.mark.parametrize("family", HAND_OUT)
+def test_of_attention_in_code_of_its_own_there_are_maps_and_nothing_else(family: str) -> None:
+    model = tiny(family)
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} .* hands out maps only, no key or query. Use Att"):
+        Capture(model, [attention(0), query(0), key(0)])
+    with pytest.raises(ValueError, match=r"no attention scores\. Use AttentionKL"):
+        Capture(model, [attention_scores(0)])
+    Capture(model, [hidden(0)])
+
+
+def test_that_a_family_makes_its_maps_in_its_own_way_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    capture_of._SAID.clear()
+    with caplog.at_level("INFO", "hf_distill"):
+        for _ in range(2):
+            Capture(tiny("mpnet"), [attention(0)])
+            Capture(tiny("mpnet"), [hidden(0)])
+        Capture(tiny("bert"), [attention(0)])
+    assert [each.message for each in caplog.records] == [
+        "MPNetModel computes attention in code of its own; its maps are taken as it makes them."
+    ]
+
+
+@pytest.mark.parametrize(
+    "family", ["deberta", "deberta_v2", "mpnet"]
+)  # the others make maps in every block, asked or not
+def test_only_the_blocks_that_are_looked_at_make_maps(family: str) -> None:
+    model = tiny(family)
+    made: list[bool] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        made.append(isinstance(output, tuple) and len(output) > 1 and output[1] is not None)
+
+    for block in anatomy.find_blocks(model):
+        block.register_forward_hook(note)
+    inputs = inputs_of(model)
+    catch(model, [attention(2)], inputs)
+    assert made == [False, False, True, False]
+    plain, made[:] = model(**inputs), []
+    assert not any(made)
+    assert "attentions" not in plain
+
+
+def test_gradients_flow_back_from_a_map_that_is_handed_out_also_where_activations_are_checkpointed() -> None:
+    found = []
+    for checkpointed in (False, True):
+        model = tiny("deberta_v2", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        catch(model, [attention(1)], inputs_of(model))[attention(1)].square().sum().backward()
+        found.append(anatomy.find_blocks(model)[0].attention.self.key_proj.weight.grad)
+    assert found[0].abs().max() > 0
+    close(*found)
+
+
+def test_attention_that_cannot_be_had_is_refused_and_hidden_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("bert")
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
+    with pytest.raises(ValueError, match=r"BertModel .* cannot be recorded"):
         Capture(model, [attention(0)])
     Capture(model, [hidden(0)])
 

@@ -15,6 +15,7 @@ TINY = {"logits": 3, "sorted": 3, "examples": 5, "triplets": 4, "order": 6, "gro
 
 @pytest.fixture
 def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
     spec = importlib.util.spec_from_file_location("losses_benchmark", FILE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up

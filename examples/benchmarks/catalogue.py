@@ -86,10 +86,19 @@ def losses_of(name: str, way: str) -> list[Loss] | None:
 
 
 def trainer_of(
-    losses: list[Loss], rows: Any, tokenizer: Any, teacher: teachers.ModelTeacher, seed: int, folder: str, **more: Any
+    losses: list[Loss],
+    rows: Any,
+    tokenizer: Any,
+    teacher: teachers.ModelTeacher,
+    seed: int,
+    folder: str,
+    made_of: nn.Module | None = None,
+    **more: Any,
 ) -> DistillationTrainer:
+    """A trainer of one epoch; the student is made of the teacher, or of another model."""
     set_seed(seed)
-    student = students.from_teacher(teacher.model, "distilbert", students.spread(teacher.model, 3))
+    model = teacher.model if made_of is None else made_of
+    student = students.from_teacher(model, "distilbert", students.spread(model, 3))
     settings = {
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 128,

@@ -23,21 +23,19 @@ gives out, buffers inside an operator too (`torch.profiler`; not the scratch of 
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from measuring import peak_megabytes
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from hf_distill import losses
 from hf_distill.losses import Loss
@@ -437,24 +435,6 @@ def agree(ours: Step, plain: Step, name: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3 * scale, msg=partial(message, "the gradient"))
 
 
-def peak_megabytes(step: Step, device: torch.device) -> float:
-    """The most that is alive at once beyond what was before the step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    assert results is not None
-    events = sorted((each for each in results.events() if each.name() == "[memory]"), key=lambda each: each.start_ns())
-    return max(accumulate(each.nbytes() for each in events)) / 1e6
-
-
 def seconds_of(step: Step, device: torch.device) -> float:
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
@@ -514,7 +494,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of timing for each row, three pairs at least")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would say that it starts and stops, for every row
     device = torch.device(arguments.device)
     chosen = [case for case in CASES if case.loss.__name__ in arguments.losses]
     work = [(case, size) for case in chosen for size in SIZES[arguments.sizes][case.kind]]

@@ -63,16 +63,19 @@ def train(
     override: Overrides = None,
     allow_custom_code: CustomCode = False,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = False,
+    profile: Annotated[bool, typer.Option(help="Say where ten steps' time goes, and write a trace of two.")] = False,
     debug: Debug = False,
 ) -> None:
     """Carry a recipe out: a small model in train.output_dir, with its card and its figures."""
+    if profile:  # torch reads it when it is imported, and says on stderr when tracing starts and stops
+        os.environ.setdefault("KINETO_LOG_LEVEL", "3")
     from hf_distill import recipe as recipes
 
     checked = recipes.load(recipe, override or (), allow_custom_code)
     from hf_distill import run
 
     _calm()
-    run.train(checked, Console(), allow_custom_code, resume, _command_line())
+    run.train(checked, Console(), allow_custom_code, resume, _command_line(), profile)
 
 
 @app.command()
@@ -197,6 +200,8 @@ def _command_line() -> str:
 
 def main() -> None:
     """Entry point of `hf-distill`."""
+    for name in ("torchao", "torch.utils._pytree"):  # on a CPU torchao says at every import which kernels it lacks
+        logging.getLogger(name).setLevel(logging.ERROR)
     app()
 
 

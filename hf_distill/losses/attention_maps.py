@@ -26,7 +26,7 @@ def attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
         One value in nats per query, shape (batch, query), float32. A key with teacher probability 0 adds 0, one with
         student probability 0 adds a finite value, and both have finite gradients.
 
-    Reference: Wang et al. 2020 (MiniLM), arXiv:2002.10957, section 3.1 (there of the last layer only).
+    Reference: Wang et al. 2020 (MiniLM), arXiv:2002.10957, equation 6 (there of the last layer only).
     Differs from the paper: nothing.
     """
     student, teacher = student.float(), teacher.detach().float()

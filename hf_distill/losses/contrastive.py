@@ -31,7 +31,7 @@ def contrastive_representation(
         several times: a duplicate of an example in the batch is no negative of it. An example of zeros on either side,
         and a negative of zeros, take no part.
 
-    Reference: Tian et al. 2020 (CRD), arXiv:1910.10699, the contrastive objective.
+    Reference: Tian et al. 2020 (CRD), arXiv:1910.10699, equation 18.
     Differs from the paper: a softmax over the batch and `negatives` (InfoNCE, arXiv:1807.03748) in the place of a
     binary NCE against thousands of rows of a memory bank, which needs one slot for every example, its index, and the
     size of the data set for the noise probability.

@@ -39,7 +39,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     Returns:
         One value in nats per position, shape (...), float32. Zero exactly where the distributions agree.
 
-    Reference: Gu et al. 2024 (MiniLLM), arXiv:2306.08543, the objective.
+    Reference: Gu et al. 2024 (MiniLLM), arXiv:2306.08543, equation 1.
     Differs from the paper: of each token's distribution, by its own gradient, where the paper takes whole sequences
     that the student samples and a policy gradient; temperature and its square are added.
     See also: `kl_divergence` (covers all that the teacher says), `generalized_jsd` (between the two).
@@ -65,7 +65,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, tempera
         One value in nats per position, shape (...), float32; between the ends at most the entropy of beta, so never
         above log 2. Zero exactly where the distributions agree.
 
-    Reference: Agarwal et al. 2024 (GKD), arXiv:2306.13649, the generalised Jensen-Shannon divergence.
+    Reference: Agarwal et al. 2024 (GKD), arXiv:2306.13649, equation 1.
     Differs from the paper: the ends are the two KL divergences, the limits of the value over beta and over 1 - beta.
     """
     log_q, log_p = _log_probabilities(student, teacher, temperature)

@@ -32,7 +32,7 @@ def decoupled_kl(
         One value in nats per position, shape (...), float32; 0 without a label. Zero exactly where the distributions
         agree. Finite at any logit, in float16 too.
 
-    Reference: Zhao et al. 2022, arXiv:2203.08679, the definition of DKD.
+    Reference: Zhao et al. 2022, arXiv:2203.08679, equation 7.
     Differs from the paper: nothing; the target is dropped from the second softmax, where the authors' code lowers its
     logit by 1000, and all is in log space, where that code gives inf for logits of +-60.
     """

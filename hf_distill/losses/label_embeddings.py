@@ -58,7 +58,8 @@ class LabelEmbeddings(Loss):
     Take it beside `SoftTargets` in multi-label classification, for what the logits no longer show; the paper weighs
     that one 10 and leaves `TaskLoss` at 1. It grows with the number of labels and examples that have three positives
     or more. On several processes all their rows are one batch; an accumulated micro-batch sees only its own, so that
-    4 x 2 accumulated differs from 8 at once.
+    4 x 2 accumulated differs from 8 at once. Its groups are of any size, so that it waits for an accelerator in every
+    step, which no other loss does.
 
     Args:
         class_aware: weight of the part within labels, between examples.

@@ -64,8 +64,8 @@ def relation_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | Non
     Raises:
         ValueError: `heads` does not divide a width, or the numbers of tokens differ.
 
-    Reference: Wang et al. 2021 (MiniLM v2), arXiv:2012.15828, multi-head self-attention relations; in the values' own
-    heads Wang et al. 2020 (MiniLM), arXiv:2002.10957, value-relation transfer.
+    Reference: Wang et al. 2021 (MiniLM v2), arXiv:2012.15828, equations 6 to 8; in the values' own heads Wang et
+    al. 2020 (MiniLM), arXiv:2002.10957, equations 7 to 9.
     Differs from the papers: in causal models the mask leaves out later tokens.
     """
     refuse_other_positions(student.shape[2], teacher.shape[2], "relation_kl")

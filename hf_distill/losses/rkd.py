@@ -22,7 +22,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32: mean over all batch^2 entries, diagonal included. 0, with a finite gradient, for one row.
 
-    Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.1.
+    Reference: Park et al. 2019, arXiv:1904.05068, equations 5 to 7.
     Differs from the paper: distances that are zero but for rounding (duplicates) count as zero, with gradient 0, and
     not in the normalising mean; the authors' code leaves exact zeros out of it likewise.
     """
@@ -56,7 +56,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32: mean over all batch^3 entries; a triplet with twice the same example adds 0 and is counted.
 
-    Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.2.
+    Reference: Park et al. 2019, arXiv:1904.05068, section 3.2.2, the angle of equation 9.
     Differs from the paper: degenerate triplets are counted in the mean, as in the authors' code; an edge between
     duplicates has no direction, so its cosines are 0, with gradient 0.
     """

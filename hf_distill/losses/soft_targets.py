@@ -25,7 +25,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     Returns:
         One value in nats per position, shape (...), float32. Zero exactly where the distributions agree.
 
-    Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
+    Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (softmax: equation 1).
     Differs from the paper: its cross entropy is written as a KL, with the same gradient and zero at the optimum.
     """
     log_q = F.log_softmax(student.float() / temperature, dim=-1)

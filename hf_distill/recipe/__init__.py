@@ -49,6 +49,9 @@ class TeacherSpec(_Part):
         "float32",
         description="what the weights are loaded as; `auto` keeps what is stored, and float16 crawls on a CPU",
     )
+    quantize: Literal["int8"] | None = Field(
+        None, description="`int8`: the linear layers of its blocks multiply in int8, through torchao"
+    )
     cache: str | None = Field(
         None,
         min_length=1,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hf_distill.report import digits, markdown
 from hf_distill.report.latency import Latency
 from hf_distill.report.latency import latencies as latencies  # `report.latencies`: the first half of every report
+from hf_distill.weights import stored
 
 TEACHER, ALONE, DISTILLED = "teacher", "student alone", "distilled student"
 LOWER_IS_BETTER = frozenset({"mse", "mae", "rmse", "kl", "loss", "perplexity", "wer", "cer"})
@@ -94,7 +95,8 @@ def size(model: nn.Module) -> Size:
     kept = {id(tensor): tensor for key, tensor in model.state_dict(keep_vars=True).items() if key not in ignored}
     tensors = [tensor for tensor in kept.values() if isinstance(tensor, Tensor)]
     parameters = sum(tensor.numel() for tensor in tensors if isinstance(tensor, nn.Parameter))
-    return Size(parameters, sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6)
+    plain = [part for tensor in tensors for part in stored(tensor)]
+    return Size(parameters, sum(part.numel() * part.element_size() for part in plain) / 1e6)
 
 
 def measure(

@@ -19,6 +19,7 @@ from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import TaskLoss
+from hf_distill.profiling import Profile
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
 from hf_distill.run.cached import answers, fill
 from hf_distill.run.prepared import Ready, make_trainer, prepare
@@ -51,6 +52,7 @@ def train(
     allow_custom_code: bool = False,
     resume: bool = False,
     command: str | None = None,
+    profile: bool = False,
 ) -> Result:
     """Carries a recipe out and prints the table of teacher, student alone and distilled student.
 
@@ -60,6 +62,7 @@ def train(
         allow_custom_code: whether losses may be dotted paths.
         resume: go on from the newest checkpoint in the output folder, if there is one.
         command: what started the run, for the card.
+        profile: measure where some steps' time goes, and write it to `profile/` in the output folder.
 
     Returns:
         Where the student is, and the figures.
@@ -77,6 +80,8 @@ def train(
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
+    if profile:
+        trainer.add_callback(Profile(folder / "profile", console=console))
     fill(ready, trainer, console)
     worth = _teachers_worth(ready, trainer.teacher)
     console.print(worth, highlight=False, markup=False, soft_wrap=True, end="")

@@ -54,7 +54,8 @@ def fill(ready: Ready, trainer: DistillationTrainer, console: Console) -> None:
         return
     with progress.counted("the teacher answers", console) as report:
         trainer.teacher.fill(ready.dataset, trainer.data_collator, report)
-    if not ready.args.process_index and not has_no_weights(trainer.teacher.model):
+    quantized = ready.recipe.teacher.quantize is not None  # the files do not say so
+    if not (ready.args.process_index or quantized or has_no_weights(trainer.teacher.model)):
         sources.remember(trainer.teacher.folder, ready.recipe.model_path("teacher"))
 
 

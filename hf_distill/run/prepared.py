@@ -80,6 +80,8 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     set_seed(args.seed)
     teacher, task = _teacher(recipe)
     student, source = _student(recipe, teacher)
+    if recipe.teacher.quantize is not None:  # after the student took its weights
+        teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
     with _named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
     dataset = data.encode(
@@ -127,7 +129,8 @@ def has_no_weights(model: nn.Module) -> bool:
 def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
     """Without its weights where a cache is known to be its own."""
     spec, source = recipe.teacher, recipe.model_path("teacher")
-    if spec.cache is not None and sources.is_same(Path(spec.cache), source, spec.dtype, recipe.task):
+    plain = spec.quantize is None  # the files do not say so
+    if spec.cache is not None and plain and sources.is_same(Path(spec.cache), source, spec.dtype, recipe.task):
         manifest = Manifest.read(Path(spec.cache))
         assert manifest is not None, "the cache is finished"
         teacher = skeleton(manifest.fingerprint)

@@ -4,5 +4,6 @@ from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
+from hf_distill.teachers.quantized import quantize
 
-__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "Teacher", "load"]
+__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "Teacher", "load", "quantize"]

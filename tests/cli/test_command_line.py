@@ -148,6 +148,16 @@ def test_push_puts_a_finished_folder_under_another_name(whole):
     one_line(command("push", "out", folder=folder, env=env), "no Hub token: set HF_TOKEN")
 
 
+def test_a_profile_is_a_table_and_two_files_and_nothing_on_stderr(tmp_path):
+    folder = make(tmp_path)
+    changes = [*SET_QUICK, "--set", "train.max_steps=6", "--set", "train.num_train_epochs=3"]
+    done = command("train", "recipe.yaml", "--profile", *changes, folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows if row and row[-1].endswith("%")][:3] == ["data", "teacher", "student"]
+    assert {path.name for path in (folder / "out" / "profile").iterdir()} == {"profile.json"}
+
+
 def test_a_card_that_was_not_pushed_runs_in_its_own_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(make(tmp_path))
     invoke("train", "recipe.yaml", *SET_QUICK)

@@ -165,6 +165,16 @@ def test_another_teacher_in_the_same_folder_is_seen_although_none_is_loaded(fold
             train(CACHE)
 
 
+def test_the_answers_of_a_quantized_teacher_are_not_taken_for_its_own(folder):
+    pytest.importorskip("torchao")
+    build("teacher.quantize=int8")
+    with pytest.raises(ValueError, match="answers holds the answers of another teacher: weights is "):
+        train(CACHE)
+    _, printed, found = train(CACHE, "teacher.quantize=int8")
+    assert "the teacher answers" not in printed
+    assert found[0].milliseconds is not None, "its weights are loaded, and compared"
+
+
 def test_a_cache_that_python_has_filled_is_compared_by_its_weights(folder):
     """Nobody knows there which files the model came from, or whether it was changed since."""
     build()

@@ -281,6 +281,13 @@ def test_a_checkpoint_that_was_cut_off_is_not_the_newest(tmp_path):
 # ---- pushing ------------------------------------------------------------------------------------------------------
 
 
+def test_a_profile_is_of_the_distillation_and_lies_in_the_output_folder(folder):
+    result, said = train("train.max_steps=6", "baseline=true", quick=False, profile=True)
+    assert said.count("student forward") == 1
+    assert said.index("distilled student") < said.index("student forward")
+    assert (result.folder / "profile" / "profile.json").is_file()
+
+
 def test_a_push_comes_last_and_once_and_its_repository_first(folder, monkeypatch):
     calls = []
     monkeypatch.setattr(run.hub, "make_repository", lambda name, **_: calls.append(("made", name)) or name)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 from hf_distill import anatomy
 from hf_distill.tasks import find_task
 from hf_distill.teachers.cache.layout import Layout
+from hf_distill.weights import stored
 
 MANIFEST = "manifest.json"
 VERSION = 2
@@ -83,7 +84,8 @@ def fingerprint(model: nn.Module, tokenizer: Any = None) -> dict[str, Any]:
     weights = blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in stored(tensor):
+            weights.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return {
         "architecture": type(plain).__name__,
         "task": str(find_task(plain)),

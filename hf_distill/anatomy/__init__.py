@@ -5,33 +5,63 @@ Everything is asked of the unwrapped model: a PEFT model answers for its base.
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_distill.anatomy.attention import (
+    RECORDED,
+    SINK,
+    AttentionRecord,
+    HandedOut,
+    ask_for_map,
+    attention_configs,
+    hands_out_maps,
+    has_sdpa,
+    recording_name,
+    why_not_recorded,
+)
+from hf_distill.anatomy.unwrapped import unwrap
 from hf_distill.signals import ModelShape
 from hf_distill.tasks import Task, find_task
 
-RECORDED = "_recorded"  # what a recording attention is called after the one that it runs
-SINK = "_hf_distill_sink"
+__all__ = [
+    "RECORDED",
+    "SINK",
+    "AttentionRecord",
+    "HandedOut",
+    "accepted",
+    "ask_for_map",
+    "attention_configs",
+    "describe",
+    "find_blocks",
+    "find_embeddings",
+    "find_head",
+    "find_stack",
+    "forward_names",
+    "hands_out_maps",
+    "has_sdpa",
+    "is_checkpointed",
+    "logits_of",
+    "loses_gradients",
+    "max_positions",
+    "named_labels",
+    "recording_name",
+    "shortened_config",
+    "trainable_layers",
+    "unwrap",
+    "vocabulary",
+]
+
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding", "positions_embed")
 # in configs: lists of block numbers, lists of one value a block that do not say "layer", names derived from the depth
 _BLOCK_NUMBERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "local_layer_ids", "ple_layer_ids")
 _BLOCK_VALUES = ("intermediate_size", "activation_sparsity_pattern", "num_key_value_heads")
 _STAGES = ("stage_names", "out_features", "out_indices")
-
-
-def unwrap(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if inner is not None else model  # type: ignore[return-value]
 
 
 def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
@@ -140,7 +170,8 @@ def describe(model: nn.Module) -> ModelShape:
     config = base.config.get_text_config()
     task, blocks = find_task(base), find_blocks(base)
     width = getattr(config, "hidden_size", 0) or 0
-    heads = getattr(config, "num_attention_heads", 0) if _why_not_recorded(base) is None else 0
+    shown = hands_out_maps(base) or why_not_recorded(base) is None
+    heads = getattr(config, "num_attention_heads", 0) if shown else 0
     heads = heads if isinstance(heads, int) else 0  # a list says one a stage, as widths do
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     if task.per_example or task is Task.TOKENS:
@@ -249,124 +280,6 @@ def named_labels(model: nn.Module) -> dict[int, str] | None:
     if not labels or all(name == f"LABEL_{index}" for index, name in labels.items()):
         return None
     return dict(labels)
-
-
-@dataclass(frozen=True)
-class AttentionRecord:
-    """What one attention call was given, by reference: nothing is computed until it is asked for."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    scaling: float | None
-    causal: bool
-    bias: Tensor | None
-    window: int | None = None
-
-    def signal(self, kind: str) -> Tensor:
-        """What a signal of that kind is: `attention`, `attention_scores`, `query`, `key` or `value`."""
-        found = {"attention": self.probabilities, "attention_scores": self.scores}.get(kind)
-        if found is not None:
-            return found()
-        part: Tensor = getattr(self, kind)
-        return part
-
-    def scores(self) -> Tensor:
-        """Scaled products with position bias, before mask and softmax, float32: (batch, heads, query, key)."""
-        key = self.key.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)
-        scaling = self.scaling if self.scaling is not None else self.query.shape[-1] ** -0.5
-        with torch.autocast(self.query.device.type, enabled=False):
-            scores = self.query.float() @ key.float().transpose(-1, -2) * scaling
-        return scores if self.bias is None else scores + self.bias.float()
-
-    def probabilities(self) -> Tensor:
-        """Softmax over the keys that the mask leaves, exactly 0 on the others, float32: (batch, heads, query, key)."""
-        scores = self.scores()
-        mask = self.mask
-        if mask is None or mask.dim() == 2:  # flash attention is told which keys are padding, and nothing else
-            mask = self._kernel_mask(scores, mask)
-        if mask is None:
-            return scores.softmax(-1)
-        if mask.dtype is not torch.bool:
-            seen = mask > torch.finfo(mask.dtype).min / 2
-            scores, mask = scores + mask.float().masked_fill(~seen, 0.0), seen
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
-
-    def _kernel_mask(self, scores: Tensor, keys: Tensor | None) -> Tensor | None:
-        """What a kernel masks by itself: later keys, those outside of its window, and padding."""
-        mask = None if keys is None else keys[:, None, None, :].bool()
-        if self.causal:
-            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            seen = seen if self.window is None else seen & seen.triu(1 - self.window)
-            mask = seen if mask is None else mask & seen
-        elif self.window is not None:
-            place = torch.arange(scores.shape[-1], device=scores.device)
-            seen = (place[:, None] - place).abs() < self.window
-            mask = seen if mask is None else mask & seen
-        return mask
-
-
-def _recording(attend: Callable[..., Any], windowed: bool) -> Callable[..., Any]:
-    """An attention function that keeps what it was given where somebody looks, and runs another."""
-
-    def recorded(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> Any:
-        sink = getattr(module, SINK, None)  # an attribute, so that a compiled block can read it
-        if sink is not None:
-            stated = kwargs.get("is_causal")
-            causal = stated if stated is not None else getattr(module, "is_causal", True)
-            sink.append(
-                AttentionRecord(
-                    query,
-                    key,
-                    value,
-                    attention_mask,
-                    kwargs.get("scaling"),
-                    bool(causal) and query.shape[2] > 1,
-                    kwargs.get("position_bias"),
-                    kwargs.get("sliding_window") if windowed else None,
-                )
-            )
-        return attend(module, query, key, value, attention_mask, **kwargs)
-
-    return recorded
-
-
-def recording_name(implementation: str | None) -> str:
-    """The attention that records and otherwise does what `implementation` does: flash attention, else sdpa."""
-    inner = implementation if implementation is not None and "flash" in implementation else "sdpa"
-    name = inner + RECORDED
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(name, _recording(ALL_ATTENTION_FUNCTIONS[inner], windowed=inner != "sdpa"))
-        # without a mask function padding is ignored in silence
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[inner])
-    return name
-
-
-def attention_configs(model: nn.Module) -> list[PreTrainedConfig]:
-    """The config objects that say which attention a model runs; they are switched to recording for one forward.
-
-    Raises:
-        ValueError: the family's attention cannot be recorded.
-    """
-    base = unwrap(model)
-    reason = _why_not_recorded(base)
-    if reason is not None:
-        raise ValueError(
-            f"{type(base).__name__} {reason}, so its attention cannot be recorded while sdpa runs. Use a loss on "
-            "hidden states (HiddenMSE, HiddenCosine) instead."
-        )
-    configs = [getattr(module, "config", None) for module in base.modules()]
-    return list({id(each): each for each in configs if isinstance(each, PreTrainedConfig)}.values())
-
-
-def _why_not_recorded(model: PreTrainedModel) -> str | None:
-    if not model._can_set_attn_implementation():
-        return "does not run its attention through transformers' attention interface"
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return "has no sdpa attention" if capped or not model._supports_sdpa else None
 
 
 def is_checkpointed(block: nn.Module) -> bool:
