@@ -78,3 +78,19 @@ def pair(
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     capture = Capture(student, objective.wanted_of_student | answers)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
+
+
+def compile_in_place(student: nn.Module, objective: Objective, args: DistillationConfig) -> None:
+    """Compiles the student's blocks, and the losses before a vocabulary; small losses are slower compiled.
+
+    Args:
+        student: its blocks are compiled each by itself, so that its weights keep their names.
+        objective: its losses.
+        args: backend and mode.
+    """
+    options: dict[str, Any] = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+    for block in anatomy.find_blocks(student):
+        if block._compiled_call_impl is None:
+            block.compile(**options)
+    if objective.of_vocabulary:
+        objective.compile_formulas(**options)

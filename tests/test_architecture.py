@@ -16,8 +16,8 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks"}
-LOSSES = WORDS | {"batch", "losses"}
-MODELS = WORDS | {"batch", "derivatives", "anatomy", "capture", "checks"}
+LOSSES = WORDS | {"batch", "heads", "losses"}
+MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
 ROUND_THE_TRAINER = {"attachment", "pairing", "terms", "own_rows", "training_facts"}
@@ -27,19 +27,21 @@ BELOW_TRAINER = (
 MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
+    "heads": set(),
     "batch": WORDS,
     "losses": LOSSES,
     "balance": set(),
     "objective": LOSSES | {"balance"},
     "derivatives": WORDS | {"batch"},
     "anatomy": WORDS,
-    "capture": WORDS | {"anatomy", "batch", "derivatives"},
+    "vocabulary": WORDS | {"anatomy", "batch"},
+    "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
     "teachers": MODELS,
     "students": MODELS,
     "augment": MODELS | {"teachers"},
-    "terms": WORDS | {"batch"},
+    "terms": WORDS | {"batch", "heads"},
     "own_rows": set(),
     **dict.fromkeys(FACTS | {"training_facts", "pairing"}, BELOW_TRAINER),
     "trainer": BELOW_TRAINER,

@@ -39,6 +39,7 @@ class LogitMSE(LogitLoss):
     """
 
     citation: str = "Kim et al. 2021, Comparing KL Divergence and Mean Squared Error, arXiv:2105.08919"
+    positionwise: ClassVar[bool] = True
     refused: ClassVar[dict[Task, str]] = {
         Task.SPAN: "Its classes are positions, of another number in every example. Use SoftTargets."
     }

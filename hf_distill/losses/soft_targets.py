@@ -1,5 +1,7 @@
 """Soft targets: the student learns the teacher's whole answer, not only its best."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -84,6 +86,7 @@ class SoftTargets(LogitLoss):
     """
 
     citation: str = SOFTMAX
+    positionwise: ClassVar[bool] = True
 
     def __init__(
         self,
