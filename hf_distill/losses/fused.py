@@ -110,34 +110,44 @@ def _cast(tensor: Tensor) -> Tensor:
 
 
 class _Gradients:
-    """Of the student's hidden states, head weight and bias: made chunk by chunk, None where nobody wants them."""
+    """Of the student's hidden states, head weight and bias: made chunk by chunk, for those that want one."""
 
     def __init__(self, head: Head, wanted: Sequence[bool]) -> None:
-        self.dtypes = [None if each is None else each.dtype for each in head]
-        sums = [torch.promote_types(each, torch.float32) if each is not None else None for each in self.dtypes[1:]]
-        self.made = [
-            torch.zeros_like(each, dtype=dtype) if each is not None and want else None
-            for each, dtype, want in zip(head, [head.hidden.dtype, *sums], wanted, strict=True)
-        ]
+        self.wanted = [each if each is not None and want else None for each, want in zip(head, wanted, strict=True)]
+        self.rows: list[Tensor] = []
+        self.by_weight: Tensor | None = None
+        self.by_bias: Tensor | None = None
 
-    def add(self, logits: Tensor, hidden: Tensor, weight: Tensor, chunk: slice) -> None:
+    def add(self, by_logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
         """From a chunk's gradient by its logits to those by what made them."""
-        by_hidden, by_weight, by_bias = self.made
-        if by_hidden is not None:
-            by_hidden[chunk] = logits @ weight
-        if by_weight is not None and by_weight.dtype == hidden.dtype:
-            by_weight.addmm_(logits.mT, hidden)
-        elif by_weight is not None:
-            by_weight += logits.mT @ hidden
-        if by_bias is not None:
-            by_bias += logits.sum(0)
+        mine, my_weight, my_bias = self.wanted
+        if mine is not None:
+            self.rows.append((by_logits @ weight).to(mine.dtype))
+        if my_weight is not None and self.by_weight is not None and self.by_weight.dtype == hidden.dtype:
+            self.by_weight.addmm_(by_logits.mT, hidden)
+        elif my_weight is not None:
+            self.by_weight = _sum(self.by_weight, by_logits.mT @ hidden)
+        if my_bias is not None:
+            self.by_bias = _sum(self.by_bias, by_logits.sum(0))
 
     def times(self, scale: Tensor) -> list[Tensor | None]:
-        """In place, and in the types of what they belong to."""
+        """In place, of the types of what they belong to; 0 where there was no chunk."""
+        made = [torch.cat(self.rows) if self.rows else None, self.by_weight, self.by_bias]
+        self.rows, self.by_weight, self.by_bias = [], None, None
         return [
-            None if each is None else each.mul_(scale.to(each.dtype)).to(dtype)
-            for each, dtype in zip(self.made, self.dtypes, strict=True)
+            None
+            if mine is None
+            else torch.zeros_like(mine)
+            if gradient is None
+            else gradient.mul_(scale.to(gradient.dtype)).to(mine.dtype)
+            for mine, gradient in zip(self.wanted, made, strict=True)
         ]
+
+
+def _sum(so_far: Tensor | None, more: Tensor) -> Tensor:
+    """Over chunks, at least in float32."""
+    more = more.to(torch.promote_types(more.dtype, torch.float32))
+    return more if so_far is None else so_far.add_(more)
 
 
 class _HeadAndTerms(torch.autograd.Function):
@@ -169,7 +179,7 @@ class _HeadAndTerms(torch.autograd.Function):
             if any(ctx.needs_input_grad) and together.requires_grad:
                 (by_logits,) = torch.autograd.grad(together, logits)
                 del logits, together
-                gradients.add(by_logits, rows[chunk], weight, chunk)
+                gradients.add(by_logits, rows[chunk], weight)
         ctx.gradients = gradients
         return total
 
