@@ -124,7 +124,7 @@ class DistillationTrainer(Trainer):
         processes = self.args.world_size if counts else 1
         step = self.state.global_step
         training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
-        needs_all = return_outputs or self._balance_now or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        needs_all = return_outputs or self.is_fsdp_enabled or self.is_deepspeed_enabled  # sharded heads
         counted = model.training and not needs_all and self.objective.reads_counted_only
         batch = Batch(inputs, self.task, counts, processes, step, self._causal, training, counted)
         with self.accelerator.autocast():

@@ -13,7 +13,7 @@ from hf_distill import DistillationTrainer
 from hf_distill.heads import HeadLogits
 from hf_distill.losses import HiddenMSE, ReverseKL, SoftTargets, TaskLoss, fused
 from hf_distill.objective import Objective
-from hf_distill.teachers import ModelTeacher
+from hf_distill.teachers import CachedTeacher, ModelTeacher
 
 HEADS = {"bert": "ForMaskedLM", "gpt2": "LMHeadModel", "t5": "ForConditionalGeneration"}
 
@@ -110,6 +110,21 @@ def test_compiled_formulas_give_the_same_and_are_compiled_once(tmp_path, monkeyp
     found[0].train()
     assert [vars(loss)["values"] for loss in found[0].objective] == compiled
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_cache_that_holds_all_logits_teaches_the_same(tmp_path, family):
+    logs = []
+    for cached in (False, True):
+        student, teacher = (tiny(family, HEADS[family], seed) for seed in (0, 1))
+        master = CachedTeacher(tmp_path / "cache", teacher) if cached else teacher
+        data = rows(family)
+        trainer = distillation(tmp_path, student, master, None, data, eval_dataset=data, eval_strategy="epoch")
+        if cached:
+            master.fill([data], trainer.data_collator)
+        trainer.train()
+        logs.append([each["soft_targets"] for each in trainer.state.log_history if "soft_targets" in each])
+    assert logs[1] == pytest.approx(logs[0], rel=1e-3)
 
 
 def test_evaluation_sees_all_logits(tmp_path):

@@ -1,6 +1,6 @@
 """The head of a vocabulary and the losses behind it, from hidden states: time and peak memory of forward and backward.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/vocabulary.py                 # about 3 minutes of one free core
+    OMP_NUM_THREADS=1 python examples/benchmarks/vocabulary.py                 # about 3 minutes of one core
     OMP_NUM_THREADS=1 python examples/benchmarks/vocabulary.py --compile       # the fused formulas compiled too
     python examples/benchmarks/vocabulary.py --positions 4096 --vocabulary 50304 --share 0.5
 

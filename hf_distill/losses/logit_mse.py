@@ -33,8 +33,7 @@ class LogitMSE(LogitLoss):
     probabilities matter, or the classes are many. Averages over predictions.
 
     Args:
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

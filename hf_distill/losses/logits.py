@@ -62,8 +62,9 @@ class LogitLoss(PositionLoss):
     Multi-label answers are compared label by label, each as a distribution over yes and no, and summed over labels.
 
     Args:
-        chunk_size: positions that are compared at once and again in backward, so that a vocabulary's softmax never
-            exists for all positions; None chooses it, and one chunk is not recomputed.
+        chunk_size: positions that are compared at once, so that a vocabulary's softmax never exists for all positions;
+            None chooses. Where the student's head is fused (see `fused`), its logits do not either; else more than one
+            chunk is compared again in backward.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

@@ -80,8 +80,7 @@ class SoftTargets(LogitLoss):
     Args:
         temperature: softens both sides; 1 to 4 is usual. Its square is inside the formula. Not used in regression.
         standardize: logits are standardised row by row first (Sun et al. 2024); single label and tokens only.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

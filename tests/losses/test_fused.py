@@ -4,8 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_distill.losses import SoftTargets, kl_divergence, normalized_kd, reverse_kl
+from hf_distill.batch import Batch
+from hf_distill.heads import HeadLogits
+from hf_distill.losses import NormalizedKD, SoftTargets, TaskLoss, fused, kl_divergence, normalized_kd, reverse_kl
 from hf_distill.losses.fused import Head, Term, head_and_divergence, head_and_terms
+from hf_distill.signals import LOGITS
+from hf_distill.tasks import Task
 
 from .contract import Largest, randn
 
@@ -88,9 +92,9 @@ def test_tied_embeddings_get_both_gradients():
     student, teacher = heads(dtype=torch.float32)
     ids = torch.arange(7)
     results = []
-    for fused in (True, False):
+    for together in (True, False):
         hidden = student.weight[ids] * 2
-        if fused:
+        if together:
             value = head_and_divergence(Head(hidden, student.weight), teacher, chunk_size=2)
         else:
             value = kl_divergence(F.linear(hidden, student.weight), F.linear(*teacher)).sum()
@@ -125,3 +129,32 @@ def test_no_logits_of_all_positions_exist():
     with Largest(torch.float32) as largest:
         head_and_divergence(student, teacher, SoftTargets(2.0).values, chunk_size=8).backward()
     assert largest.elements <= 8 * classes
+
+
+def placed(head, rows):
+    return HeadLogits.placed(HeadLogits.of(*head), rows, torch.Size((2, 5)))
+
+
+@pytest.mark.parametrize("how", ["head", "logits", "whole"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_terms_are_those_of_the_losses_whatever_the_teacher_gives(dtype, how, monkeypatch):
+    """Seven of ten positions count. In float16 nothing is fused: gradients by logits, not scaled yet, would vanish."""
+    student, teacher = heads(dtype=dtype, bias=False)
+    rows = torch.tensor([0, 1, 3, 4, 5, 8, 9])
+    labels = torch.full((10,), -100).index_copy(0, rows, torch.arange(7)).view(2, 5)
+    batch = Batch({"input_ids": labels.clamp(min=0), "labels": labels}, Task.MASKED_LM, counted_only=True)
+    answers = placed(teacher, rows)
+    if how != "head":
+        answers = HeadLogits.placed(F.linear(*teacher), rows, torch.Size((2, 5))) if how == "logits" else answers + 0
+    losses = {"soft": SoftTargets(chunk_size=3), "labels": TaskLoss(), "nkd": NormalizedKD()}
+    factors = {"soft": 0.5, "labels": torch.tensor(2.0), "nkd": 1e-6}
+    fusings = []
+    fuse = fused.head_and_terms
+    monkeypatch.setattr(fused, "head_and_terms", lambda *args: fusings.append(args) or fuse(*args))
+    found = fused.terms_on_counted(losses, factors, placed(student, rows), {LOGITS: answers}, batch)
+    assert len(fusings) == (dtype is torch.float32)
+    whole = {LOGITS: placed(student, rows) + 0}, {LOGITS: answers + 0}
+    plain = {name: factors[name] * loss(*whole, batch) for name, loss in losses.items()}
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-6)
+    mine, theirs = (gradients(torch.stack(list(terms.values())).sum(), student) for terms in (found, plain))
+    torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)
