@@ -14,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.derivatives import input_gradient
+from hf_distill.heads import HeadLogits
 from hf_distill.signals import ATTENTION_KINDS, EMBEDDINGS, LOGITS, TASK_LOSS, Layer, Signal
+from hf_distill.vocabulary import find_vocabulary_head
 
 logger = logging.getLogger(__name__)
 _SAID: set[str] = set()  # of which models it was said that they make maps in their own way
@@ -49,6 +51,9 @@ class Capture:
     Derivatives by the token embeddings are taken with gradients on, whatever is around; where they are differentiated
     again, attention runs in the one implementation that has second derivatives, inside of `with` only.
 
+    Where a batch says that nobody reads a vocabulary's logits but those that count (`with capture.counting(batch)`),
+    the head is given these positions, and a last layer that is plainly linear is not computed: see `HeadLogits`.
+
     Args:
         model: a transformers model or PEFT wrapper, not wrapped for DDP.
         wanted: the signals; layers counted from 0 or from the end.
@@ -71,6 +76,9 @@ class Capture:
         self._head = anatomy.find_head(model) if "label_embeddings" in kinds else None
         self._blocks = anatomy.find_blocks(model) if kinds - {"logits", "task_loss"} else []
         self._embeddings = anatomy.find_embeddings(model) if "input_gradient" in kinds else None
+        apart = not kinds & {"task_loss", "input_gradient", "label_embeddings"}  # these compute with all logits
+        self._vocabulary = find_vocabulary_head(model) if LOGITS in self.wanted and apart else None
+        self._counted: Batch | None = None
         self._twice = any(signal.order == 2 for signal in self.wanted)
         self._contexts = ExitStack()
         inside = [signal for signal in self.wanted if signal.kind in ("hidden", "pooled", *ATTENTION_KINDS)]
@@ -91,6 +99,11 @@ class Capture:
         self._handles: list[RemovableHandle] = []
         self._forget()
 
+    def counting(self, batch: Batch) -> "Capture":
+        """For the next `with`: what the model is given, which knows whether the head may leave positions out."""
+        self._counted = batch if batch.counted_only and batch.positions is not None else None
+        return self
+
     def __enter__(self) -> "Capture":
         self._forget()
         if torch.is_grad_enabled() and any(anatomy.loses_gradients(place.block) for place in self._places):
@@ -107,6 +120,10 @@ class Capture:
             self._handles.append(self._embeddings.register_forward_hook(self._keep_embedded))
         if self._head is not None:
             self._handles.append(self._head.register_forward_pre_hook(self._keep_head_input))
+        if self._counted is not None and self._vocabulary is not None:
+            self._handles.append(self._vocabulary.entry.register_forward_pre_hook(self._keep_counted(self._counted)))
+            if self._vocabulary.is_linear:
+                vars(self._vocabulary.last)["forward"] = self._not_yet
         self._check_recomputed_attention()
         for place in self._places:
             if place.embeddings:
@@ -172,6 +189,9 @@ class Capture:
         self._contexts.close()
         for handle in self._handles:
             handle.remove()
+        if self._vocabulary is not None and vars(self._vocabulary.last).get("forward") == self._not_yet:
+            del vars(self._vocabulary.last)["forward"]
+        self._counted = None
         for config, before in zip(self._configs, self._before, strict=True):
             config._attn_implementation_internal = before
         for place in self._places:
@@ -207,7 +227,7 @@ class Capture:
 
     def _one(self, signal: Signal, outputs: Any, batch: Batch, records: dict[int, Any]) -> Tensor:
         if signal == LOGITS:
-            return self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1)
+            return self._placed(self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1), batch)
         if signal.kind == "input_gradient":
             logits = self._ordered(anatomy.logits_of(outputs, batch.task), axis=-1)
             return input_gradient(logits, self._embedded(), batch, signal, self._create_graph)
@@ -227,6 +247,17 @@ class Capture:
             return records[layer].signal(signal.kind)  # type: ignore[index]
         hidden = self._seen[layer]
         return hidden if signal.pooling is None else batch.pool(hidden, signal.pooling)
+
+    def _placed(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As they are, or, where the head was given some positions only, in the place of those of all."""
+        if not self._left_out or batch.positions is None:
+            return logits.whole() if isinstance(logits, HeadLogits) else logits
+        if logits.shape[:-1].numel() != len(batch.counted_rows):
+            raise RuntimeError(
+                f"{self._name} was given {len(batch.counted_rows)} positions in its head and answered with "
+                f"{tuple(logits.shape)}: it is not known which is which."
+            )
+        return HeadLogits.placed(logits, batch.counted_rows, batch.positions.shape)
 
     def _ordered(self, values: Tensor, axis: int) -> Tensor:
         return values if self._order is None else values.index_select(axis, self._order)
@@ -259,11 +290,30 @@ class Capture:
         self._seen: dict[Layer, Tensor] = {}
         self._token_embeddings: Tensor | None = None
         self._head_input: Tensor | None = None
+        self._left_out = False
         self._records: list[tuple[list[int], list[Any]]] = []
 
     def _keep_embedded(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self._token_embeddings is None:  # an encoder-decoder embeds twice
             self._token_embeddings = output if output.requires_grad else output.requires_grad_()
+
+    def _keep_counted(self, batch: Batch) -> Callable[..., Any]:
+        """Gives the head the positions that count, one row each, if it is about to be given all of them."""
+
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            if not args or args[0].dim() != 3 or batch.counted_positions(args[0]) is None:
+                return None
+            self._left_out = True
+            return args[0].flatten(0, 1).index_select(0, batch.counted_rows)[None], *args[1:]
+
+        return keep
+
+    def _not_yet(self, hidden: Tensor) -> Tensor:
+        """Stands in for the last layer of a vocabulary's head."""
+        last: Any = self._vocabulary.last  # type: ignore[union-attr]
+        if not self._left_out:
+            return nn.functional.linear(hidden, last.weight, last.bias)
+        return HeadLogits.of(hidden, last.weight, last.bias)
 
     def _keep_head_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._head_input = args[0]

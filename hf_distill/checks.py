@@ -3,6 +3,7 @@
 Each message names what was found and the call that cures it.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from hf_distill import anatomy
 from hf_distill.tasks import Task, find_task
+
+logger = logging.getLogger(__name__)
 
 LABELS = ("labels", "label", "label_ids", "start_positions")
 _LABELS_FROM_COLUMNS = (
@@ -98,7 +101,7 @@ def _check_label_count(student: nn.Module, teacher: nn.Module) -> int:
 
 
 def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, teacher_tokenizer: Any) -> None:
-    """Refuses two models that read different token ids.
+    """Refuses two models that read different token ids; the rows that pad a vocabulary to a round number may differ.
 
     Args:
         student: its table of embeddings is measured.
@@ -111,9 +114,14 @@ def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, tea
     """
     mine, theirs = anatomy.vocabulary(student), anatomy.vocabulary(teacher)
     cure = "Take a student with the teacher's tokenizer, for example students.keep_layers(teacher, ...)."
-    if mine is not None and theirs is not None and mine != theirs:
-        raise ValueError(f"the student's vocabulary has {mine} entries, the teacher's {theirs}. {cure}")
-    if not all(hasattr(each, "get_vocab") for each in (tokenizer, teacher_tokenizer)):
+    known = all(hasattr(each, "get_vocab") for each in (tokenizer, teacher_tokenizer))
+    differ = mine is not None and theirs is not None and mine != theirs
+    if differ and not known:
+        raise ValueError(
+            f"the student's vocabulary has {mine} entries, the teacher's {theirs}. {cure} If only rows of padding "
+            "differ, pass processing_class and teachers.ModelTeacher(teacher, tokenizer=...), so that it is known."
+        )
+    if not known:
         return
     ours, others = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
     if ours != others:
@@ -121,6 +129,18 @@ def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, tea
         raise ValueError(
             f"the tokenizers differ: {word!r} is {ours.get(word, 'missing')} in processing_class and "
             f"{others.get(word, 'missing')} in the teacher's tokenizer. {cure}"
+        )
+    if mine is not None and theirs is not None and mine != theirs:
+        if max(ours.values()) >= min(mine, theirs):
+            raise ValueError(
+                f"the student's vocabulary has {mine} entries, the teacher's {theirs}, and their tokenizer's largest "
+                f"token id is {max(ours.values())}. {cure}"
+            )
+        logger.info(
+            "vocabularies of %d (student) and %d (teacher) entries have one tokenizer: the first %d are compared.",
+            mine,
+            theirs,
+            min(mine, theirs),
         )
 
 

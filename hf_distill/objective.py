@@ -6,14 +6,16 @@ any weight of the student is, and split off again when the student is saved.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hf_distill.balance import gradient_norms, multipliers
 from hf_distill.batch import Batch
-from hf_distill.losses.base import Loss
+from hf_distill.heads import HeadLogits
+from hf_distill.losses.base import Loss, PositionLoss
+from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
 from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
@@ -35,6 +37,7 @@ class Objective(nn.Module):
 
     Attributes:
         progress: the share of the training that is done, 0 to 1, for weights that are schedules; the trainer sets it.
+        of_vocabulary: whether the classes are the words of a vocabulary; known after `setup`.
 
     Raises:
         ValueError: there is none, one is no loss, or one stands twice.
@@ -64,11 +67,13 @@ class Objective(nn.Module):
             raise ValueError("losses is empty; pass at least one, or None for the task's default.")
         self.losses = nn.ModuleDict(copy.deepcopy(named))
         self.progress = 0.0
+        self.of_vocabulary = False
         self.multipliers: Tensor | None
         self.register_buffer("multipliers", None if balance is None else torch.ones(len(named)))
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """Sets up every loss; what cannot work is refused here, before step 1."""
+        self.of_vocabulary = task.of_vocabulary
         for loss in self:
             check_weight(loss.weight, type(loss).__name__)
             loss.setup(student, teacher, task)
@@ -112,6 +117,22 @@ class Objective(nn.Module):
         return any(mine == LOGITS for loss in self for mine, _ in loss.pairs())
 
     @property
+    def reads_counted_only(self) -> bool:
+        """Whether the classes are a vocabulary, and no loss reads logits of positions that do not count."""
+        apart = all(isinstance(loss, PositionLoss) and loss.positionwise for loss in self if _reads_logits(loss))
+        return self.of_vocabulary and apart
+
+    def compile_formulas(self, **options: Any) -> None:
+        """Compiles the losses that go position by position.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        for loss in self:
+            if isinstance(loss, PositionLoss) and loss.positionwise and "values" not in vars(loss):
+                loss.values = torch.compile(loss.values, **options)  # type: ignore[method-assign]
+
+    @property
     def needs_labels(self) -> bool:
         """Whether some loss asks for labels."""
         return any(loss.needs_labels for loss in self)
@@ -144,14 +165,32 @@ class Objective(nn.Module):
             layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
         """
         weights = self._scheduled()
-        raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
-        terms = {name: weights[name] * term for name, term in raw.items()}
-        if self.multipliers is None:
-            return terms
-        if layers is not None:
+        if layers is not None and self.multipliers is not None:
+            raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
             norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
-        return {name: term * by for (name, term), by in zip(terms.items(), self.multipliers.clone(), strict=True)}
+            return {name: self._factors(weights)[name] * term for name, term in raw.items()}
+        factors, logits = self._factors(weights), student.get(LOGITS)
+        apart: dict[str, Tensor] = {}
+        if isinstance(logits, HeadLogits) and self.reads_counted_only:
+            behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
+            apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
+        return {
+            name: apart[name] if name in apart else factors[name] * loss(student, teacher, batch)
+            for name, loss in self.losses.items()
+        }
+
+    def _factors(self, weights: dict[str, float]) -> dict[str, float | Tensor]:
+        """What each term is multiplied by."""
+        if self.multipliers is None:
+            return dict(weights)
+        return {
+            name: weight * by for (name, weight), by in zip(weights.items(), self.multipliers.clone(), strict=True)
+        }
 
     def _scheduled(self) -> dict[str, float]:
         return {name: weight_at(loss.weight, self.progress) for name, loss in self.losses.items()}  # type: ignore[arg-type]
+
+
+def _reads_logits(loss: Any) -> bool:
+    return any(LOGITS in pair for pair in loss.pairs())

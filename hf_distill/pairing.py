@@ -93,3 +93,19 @@ def _check_top_k(objective: Objective, teacher: Teacher) -> None:
             "SoftTargets, ReverseKL, GeneralizedJSD, SkewKL or TotalVariation, or cache all logits in another folder, "
             "without top_k."
         )
+
+
+def compile_in_place(student: nn.Module, objective: Objective, args: DistillationConfig) -> None:
+    """Compiles the student's blocks, and the losses before a vocabulary; small losses are slower compiled.
+
+    Args:
+        student: its blocks are compiled each by itself, so that its weights keep their names.
+        objective: its losses.
+        args: backend and mode.
+    """
+    options: dict[str, Any] = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+    for block in anatomy.find_blocks(student):
+        if block._compiled_call_impl is None:
+            block.compile(**options)
+    if objective.of_vocabulary:
+        objective.compile_formulas(**options)

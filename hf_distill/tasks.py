@@ -34,6 +34,11 @@ class Task(StrEnum):
         """Whether there is one prediction a token."""
         return self in (Task.TOKENS, Task.MASKED_LM, Task.CAUSAL_LM, Task.SEQ2SEQ)
 
+    @property
+    def of_vocabulary(self) -> bool:
+        """Whether the classes are the words of a vocabulary."""
+        return self in (Task.MASKED_LM, Task.CAUSAL_LM, Task.SEQ2SEQ)
+
 
 PROBLEM_TYPES = {
     Task.SINGLE_LABEL: "single_label_classification",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.batch import Batch
+from hf_distill.heads import HeadLogits
 from hf_distill.tasks import Task, agreement
 from hf_distill.top_k import TopK
 
@@ -30,7 +31,13 @@ class TrainedTerms:
         """Adds those of one micro-batch: its share of the step's mean."""
         for name, term in terms.items():
             self._sums[name] = self._sums[name] + term if name in self._sums else term
-        if isinstance(teacher_logits, Tensor):  # a `TopK` was found finite when it was cached
+        if isinstance(teacher_logits, HeadLogits):
+            looked_at = [teacher_logits.hidden]
+            if not batch.training and teacher_logits.weight is not None:  # the first step; weights do not change
+                looked_at.append(teacher_logits.weight)
+            for each in looked_at:
+                self._teacher_finite = self._teacher_finite & each.isfinite().all()
+        elif isinstance(teacher_logits, Tensor):  # a `TopK` was found finite when it was cached
             self._teacher_finite = self._teacher_finite & batch.align(teacher_logits).isfinite().all()
 
     def take(self, step: int, mean: Callable[[Tensor], Tensor]) -> dict[str, float]:

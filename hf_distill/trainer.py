@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_distill import anatomy, attachment, checks, own_rows, sampling, students
+from hf_distill import anatomy, attachment, checks, own_rows, sampling, students, vocabulary
 from hf_distill.batch import Batch, count_step
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
 from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.losses.hidden_cosine import HiddenCosine
-from hf_distill.pairing import check_student, pair
+from hf_distill.pairing import check_student, compile_in_place, pair
 from hf_distill.profiling import STEP, part
 from hf_distill.signals import LOGITS, Signals
 from hf_distill.tasks import Task
@@ -124,7 +124,10 @@ class DistillationTrainer(Trainer):
         processes = self.args.world_size if counts else 1
         step = self.state.global_step
         training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
-        batch = Batch(inputs, self.task, counts, processes, step, self._causal, training)
+        needs_all = return_outputs or self.is_fsdp_enabled or self.is_deepspeed_enabled  # sharded heads
+        known = self.teacher.top_k is None and self.objective.reads_counted_only
+        counted = model.training and not needs_all and known
+        batch = Batch(inputs, self.task, counts, processes, step, self._causal, training, counted)
         with part("teacher"), self.accelerator.autocast():
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)
@@ -166,12 +169,10 @@ class DistillationTrainer(Trainer):
     def _observe_student(self, model: nn.Module, batch: Batch, teacher: Signals) -> dict[str, Any]:
         """One call of the wrapped model runs the student and then the losses, so that DDP and FSDP see projections."""
         unwrapped = self.accelerator.unwrap_model(model)
-        inputs = anatomy.accepted(unwrapped, batch.inputs)
-        if self.task is not Task.SEQ2SEQ:  # there the decoder's inputs are made from the labels
-            inputs.pop("labels", None)
+        inputs = vocabulary.inputs_for(unwrapped, batch)
 
         def student_and_objective(student: nn.Module, **kwargs: Any) -> dict[str, Any]:
-            with part("student forward"), self._capture:
+            with part("student forward"), self._capture.counting(batch):
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
             with part("losses"), self.accelerator.autocast():
@@ -182,7 +183,7 @@ class DistillationTrainer(Trainer):
             return {
                 "loss": torch.stack(list(terms.values())).sum(),
                 "terms": {name: term.detach() for name, term in terms.items()},
-                "logits": None if logits is None else logits.detach(),
+                "logits": None if logits is None or batch.counted_only else logits.detach(),
             }
 
         with attachment.redirected(unwrapped, student_and_objective):
@@ -200,9 +201,7 @@ class DistillationTrainer(Trainer):
             attachment.forget_evaluation(self.model, self.accelerator)
         attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
-            for block in anatomy.find_blocks(self.model):
-                if block._compiled_call_impl is None:
-                    block.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+            compile_in_place(self.model, self.objective, self.args)
         self._trained.restart(self.state.global_step)
         self._taught_until, self._grad_norm = self.state.global_step, None
         return super()._prepare_for_training(*args, **kwargs)

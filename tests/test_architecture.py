@@ -16,8 +16,8 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks", "top_k"}
-LOSSES = WORDS | {"batch", "losses"}
-MODELS = WORDS | {"batch", "derivatives", "anatomy", "weights", "capture", "checks"}
+LOSSES = WORDS | {"batch", "heads", "losses"}
+MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
 ROUND_THE_TRAINER = {"attachment", "profiling", "sampling", "pairing", "terms", "own_rows", "training_facts"}
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
     "top_k": set(),
+    "heads": set(),
     "batch": WORDS,
     "losses": LOSSES,
     "balance": set(),
@@ -35,13 +36,14 @@ MAY_IMPORT = {
     "derivatives": WORDS | {"batch"},
     "anatomy": WORDS,
     "weights": set(),
-    "capture": WORDS | {"anatomy", "batch", "derivatives"},
+    "vocabulary": WORDS | {"anatomy", "batch"},
+    "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
     "teachers": MODELS,
     "students": MODELS,
     "augment": MODELS | {"teachers"},
-    "terms": WORDS | {"batch"},
+    "terms": WORDS | {"batch", "heads"},
     "own_rows": set(),
     "sampling": set(),
     "profiling": set(),

@@ -123,10 +123,30 @@ def test_other_heads(tmp_path):
 def test_another_size_of_vocabulary(tmp_path):
     message = (
         "the student's vocabulary has 50 entries, the teacher's 60. Take a student with the teacher's tokenizer, for "
-        "example students.keep_layers(teacher, ...)."
+        "example students.keep_layers(teacher, ...). If only rows of padding differ, pass processing_class and "
+        "teachers.ModelTeacher(teacher, tokenizer=...), so that it is known."
+    )
+    for tokenizer in (None, words()):
+        with refused(message):
+            distillation(tmp_path, classifier(), classifier(vocab_size=60), processing_class=tokenizer)
+
+
+def test_a_vocabulary_padded_to_another_size(tmp_path, caplog):
+    teacher = saved(tmp_path / "teacher", classifier(seed=1, vocab_size=60), words())
+    with caplog.at_level("INFO", logger="hf_distill.checks"):
+        distillation(tmp_path, classifier(), teacher, processing_class=words())
+    told = "vocabularies of 50 (student) and 60 (teacher) entries have one tokenizer: the first 50 are compared."
+    assert caplog.messages == [told]
+
+
+def test_a_vocabulary_too_small_for_its_tokenizer(tmp_path):
+    teacher = saved(tmp_path / "teacher", classifier(seed=1, vocab_size=60), words(55))
+    message = (
+        "the student's vocabulary has 50 entries, the teacher's 60, and their tokenizer's largest token id is 54. "
+        "Take a student with the teacher's tokenizer, for example students.keep_layers(teacher, ...)."
     )
     with refused(message):
-        distillation(tmp_path, classifier(), classifier(vocab_size=60))
+        distillation(tmp_path, classifier(), teacher, processing_class=words(55))
 
 
 def saved(folder: Path, model: nn.Module, tokenizer: object = None) -> nn.Module:

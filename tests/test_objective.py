@@ -140,3 +140,34 @@ def test_balance_measures_on_the_layers_that_it_is_given():
     assert pulls[0] == pytest.approx(3 * pulls[1], rel=1e-4)
     with pytest.raises(ValueError, match="balance='equal' is not known"):
         Objective([TaskLoss()], balance="equal")
+
+
+def test_only_losses_that_go_position_by_position_leave_logits_out():
+    class Own(SoftTargets):
+        def compare(self, student, teacher, batch):
+            return student.sum() - teacher.sum()
+
+    for losses, task, expected in (
+        ([TaskLoss(), SoftTargets(), HiddenMSE({0: 0})], Task.MASKED_LM, True),
+        ([HiddenMSE({0: 0})], Task.CAUSAL_LM, True),
+        ([TaskLoss(), SoftTargets()], Task.TOKENS, False),  # few classes: not worth it
+        ([TaskLoss(), Own()], Task.MASKED_LM, False),
+    ):
+        objective = Objective(losses)
+        objective.setup(STUDENT, TEACHER, task)
+        assert objective.reads_counted_only == expected
+
+
+def test_formulas_are_compiled_once_and_give_the_same():
+    objective = Objective([SoftTargets(), HiddenMSE({0: 0})])
+    objective.setup(STUDENT, TEACHER, Task.CAUSAL_LM)
+    student, teacher = {LOGITS: torch.randn(2, 3, 5)}, {LOGITS: torch.randn(2, 3, 5)}
+    batch = Batch({"input_ids": torch.ones(2, 3, dtype=torch.long)}, Task.CAUSAL_LM)
+    soft = objective.losses["soft_targets"]
+    expected = soft(student, teacher, batch)
+    objective.compile_formulas(backend="aot_eager")
+    compiled = vars(soft)["values"]
+    objective.compile_formulas(backend="aot_eager")
+    assert vars(soft)["values"] is compiled
+    assert "values" not in vars(objective.losses["hidden_mse"])
+    torch.testing.assert_close(soft(student, teacher, batch), expected)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_distill.batch import Batch
+from hf_distill.heads import HeadLogits
 from hf_distill.tasks import Task
 from hf_distill.terms import EvaluatedTerms, TrainedTerms
 
@@ -66,3 +67,24 @@ def test_no_agreement_where_nothing_can_be_compared(missing):
     mine, theirs = (None if missing == which else logits for which in ("student", "teacher"))
     evaluated.add(batch(2, task), terms(1.0, 2.0), mine, theirs)
     assert evaluated.means("ab", lambda sums: sums) == {"a": 1.0, "b": 2.0}
+
+
+def test_a_teachers_head_that_was_not_computed_is_looked_at_in_the_first_step_and_its_input_in_all():
+    rows, positions = torch.tensor([0]), torch.Size((1, 3))
+    for first, hidden, weight, broken in (
+        (True, torch.nan, 1.0, True),
+        (False, torch.inf, 1.0, True),
+        (True, 1.0, torch.nan, True),
+        (False, 1.0, torch.nan, False),
+        (True, 1.0, 1.0, False),
+    ):
+        head = HeadLogits.of(torch.full((1, 1, 2), hidden), torch.full((5, 2), weight), None)
+        trained = TrainedTerms()
+        given = Batch({"input_ids": torch.ones(1, 3)}, Task.MASKED_LM, training=not first, counted_only=True)
+        trained.add(given, terms(1.0, 2.0), None, HeadLogits.placed(head, rows, positions))
+        assert head.made is None
+        if broken:
+            with pytest.raises(FloatingPointError, match="the teacher's logits are not finite by step 1"):
+                trained.check_finite(1, None)
+        else:
+            trained.check_finite(1, None)

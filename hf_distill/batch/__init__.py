@@ -51,6 +51,7 @@ class Batch:
         causal: whether in the models no position sees a later one; None: only where the task is a causal LM.
         seed: what random directions are drawn from: the same for all micro-batches and processes of a step.
         training: whether the student trains on it, so that a teacher may leave out what an evaluation alone looks at.
+        counted_only: whether of a vocabulary's logits nobody reads those that do not count, so that they may be 0.
     """
 
     inputs: Mapping[str, Any]
@@ -60,6 +61,7 @@ class Batch:
     seed: int = 0
     causal: bool | None = None
     training: bool = False
+    counted_only: bool = False
 
     @property
     def rows(self) -> int:
@@ -114,21 +116,30 @@ class Batch:
             return logits
         return torch.where(self.predictions[..., None], logits, 0.0)
 
-    def counted_positions(self, logits: Tensor) -> Tensor | None:
-        """Which positions of a model's own logits, (batch, positions, classes), predict something that counts.
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """Which positions of a model's own logits predict something that counts; None where there is no such row.
 
-        Where `align` makes a copy of the logits, this says the same in one bool a position, for those who look at a
-        few positions at a time.
-
-        Returns:
-            bool, (batch, positions); None where every row of logits counts, or `align` does more than leave some out.
+        bool, (batch, positions): `predictions` without the causal shift, for those who look at a few rows at a time.
         """
-        if not self.task.per_token or logits.dim() != 3:
-            return None
-        kept = self.predictions
-        if self.task is Task.CAUSAL_LM:  # the last position predicts nothing
-            kept = torch.nn.functional.pad(kept, (0, 1))
-        return kept if kept.shape == logits.shape[:-1] else None
+        return masks.positions_of(self.inputs, self.task)
+
+    def counted_positions(self, logits: Tensor) -> Tensor | None:
+        """`positions`; None where these logits, (batch, positions, classes), have others, or every row counts."""
+        kept = self.positions if logits.dim() == 3 else None
+        return kept if kept is not None and kept.shape == logits.shape[:-1] else None
+
+    @cached_property
+    def counted_rows(self) -> Tensor:
+        """Where `positions` are, in the order of batch * positions: (counted,)."""
+        assert self.positions is not None
+        return self.positions.flatten().nonzero().squeeze(1)
+
+    def at_counted_rows(self, values: Tensor) -> Tensor:
+        """One entry a prediction, of the shape of `predictions` -> (counted,), in the order of `counted_rows`."""
+        assert self.positions is not None
+        added = self.positions.shape[-1] - values.shape[-1]
+        return torch.nn.functional.pad(values, (0, added)).flatten().index_select(0, self.counted_rows)
 
     def clean(self, signal: Signal, seen: Tensor) -> Tensor:
         """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
@@ -178,14 +189,14 @@ class Batch:
         """
         values = values if values.dtype == torch.float64 else values.float()  # a sum of float16 ends at 65504
         if over == "batch":
-            return values * (sum(self._rows_per_process) / self.processes) / self._count("examples")
+            return values * (sum(self._rows_per_process) / self.processes) / self.divisor("examples")
         if over in ("tokens", "pairs") and self.tokens is None:  # every example has equally many: no mask, no count
             over = "examples"
         if over == "examples":
             if len(values) != self.rows:
                 raise ValueError(f"mean over examples needs values of {self.rows} rows, got {len(values)}.")
-            return values.reshape(len(values), -1).mean(-1).sum() / self._count("examples")
-        return self.total(values, over) / self._count(over)
+            return values.reshape(len(values), -1).mean(-1).sum() / self.divisor("examples")
+        return self.total(values, over) / self.divisor(over)
 
     def total(self, values: Tensor, over: Literal["predictions", "targets", "tokens", "pairs"]) -> Tensor:
         """The sum over what counts in this micro-batch, not divided: what a derivative is taken of.
@@ -314,8 +325,8 @@ class Batch:
         assert mask is not None
         return mask
 
-    def _count(self, over: str) -> Tensor:
-        """What the mean is divided by, at least one, so that a step with nothing in it gives 0 and not NaN."""
+    def divisor(self, over: str) -> Tensor:
+        """What `mean` is divided by, at least one, so that a step with nothing in it gives 0 and not NaN."""
         counts = self.counts if self.counts is not None else self._own_counts
         return counts[over].clamp(min=1.0 / self.processes)
 

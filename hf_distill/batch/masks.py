@@ -71,6 +71,14 @@ def predictions_of(inputs: Mapping[str, Any], task: Task) -> Tensor:
     return torch.ones(shape, dtype=torch.bool, device=device_of(inputs))
 
 
+def positions_of(inputs: Mapping[str, Any], task: Task) -> Tensor | None:
+    """Of a model's own positions those whose logits count, bool (batch, positions); None where there are none."""
+    counted = predictions_of(inputs, task)
+    if not task.per_token or counted.dim() != 2:
+        return None
+    return torch.nn.functional.pad(counted, (0, 1)) if task is Task.CAUSAL_LM else counted  # the last predicts nothing
+
+
 def targets_of(inputs: Mapping[str, Any], task: Task) -> Tensor:
     """Which predictions have a label, bool, of the shape of the values that the labels' loss gives."""
     labels = labels_of(inputs, task)

@@ -2,7 +2,7 @@
 
 from hf_distill.losses.attention_maps import AttentionKL, AttentionMSE, attention_kl, attention_mse
 from hf_distill.losses.attention_transfer import AttentionTransfer, attention_transfer
-from hf_distill.losses.base import LayerLoss, Loss, match_layers
+from hf_distill.losses.base import LayerLoss, Loss, PositionLoss, match_layers
 from hf_distill.losses.contrastive import ContrastiveRepresentation, contrastive_representation
 from hf_distill.losses.correlation import CorrelationCongruence, correlation_congruence
 from hf_distill.losses.dist import DIST, binary_dist, dist
@@ -18,6 +18,7 @@ from hf_distill.losses.divergences import (
 )
 from hf_distill.losses.dkd import DecoupledKL, decoupled_kl
 from hf_distill.losses.fsp import FSP, fsp
+from hf_distill.losses.fused import head_and_divergence
 from hf_distill.losses.hidden_cosine import HiddenCosine, hidden_cosine
 from hf_distill.losses.hidden_mse import HiddenMSE, hidden_mse
 from hf_distill.losses.label_embeddings import LabelEmbeddings, label_embeddings
@@ -89,6 +90,7 @@ __all__ = [
     "MiniLMv2",
     "NormalizedKD",
     "Patient",
+    "PositionLoss",
     "ProjectedLayerLoss",
     "RKDAngle",
     "RKDDistance",
@@ -116,6 +118,7 @@ __all__ = [
     "fsp",
     "generalized_jsd",
     "gradient_match",
+    "head_and_divergence",
     "hidden_cosine",
     "hidden_mse",
     "kl_divergence",

@@ -103,6 +103,7 @@ class Loss(nn.Module, ABC):
             ours = self.project(index, batch.clean(mine, student[mine]))
             other = None if theirs is None else batch.clean(theirs, teacher[theirs])
             if other is not None:
+                ours, other = self.classes_compared(ours, other) if mine == LOGITS else (ours, other)
                 self._check_rows(mine, ours, other)
             terms.append(self.compare(ours, other, batch))  # type: ignore[arg-type]
         if not terms:
@@ -123,6 +124,40 @@ class Loss(nn.Module, ABC):
     def project(self, index: int, student: Tensor) -> Tensor:
         """Brings the student's side of pair `index` into the teacher's space; as it is unless overridden."""
         return student
+
+    def classes_compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides' logits, (..., classes), of the classes that are compared; all of them unless overridden."""
+        return student, teacher
+
+
+class PositionLoss(Loss):
+    """A loss on logits that gives one value a position, from the logits of that position alone.
+
+    Before a vocabulary such losses are not given all logits: `values` is called with those of some counted positions
+    at a time, and neither `compare` nor `forward` is. A subclass that overrides one of these two gets all logits,
+    unless it states `positionwise = True` itself.
+    """
+
+    positionwise: ClassVar[bool] = True
+    over: ClassVar[Literal["predictions", "targets"]] = "predictions"
+    chunk_size: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if vars(cls).keys() & {"compare", "forward"} and "positionwise" not in vars(cls):
+            cls.positionwise = False
+
+    @abstractmethod
+    def values(self, student: Tensor, teacher: Tensor, *more: Any) -> Tensor:
+        """One value a position: (..., classes) twice -> (...); the teacher's is None where `pairs` says so."""
+
+    def beside(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What else `values` is given, one entry a prediction, such as the labels; nothing unless overridden.
+
+        Raises:
+            ValueError: the batch does not hold it.
+        """
+        return ()
 
 
 class LayerLoss(Loss):

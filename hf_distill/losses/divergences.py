@@ -137,8 +137,7 @@ class ReverseKL(_Divergence):
 
     Args:
         temperature: softens both sides.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
@@ -158,8 +157,7 @@ class GeneralizedJSD(_Divergence):
     Args:
         beta: share of the teacher in the mixture, 0 to 1.
         temperature: softens both sides.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
@@ -194,8 +192,7 @@ class SkewKL(_Divergence):
     Args:
         alpha: share of the teacher in the mixture, from 0 (the plain KL) to below 1.
         temperature: softens both sides.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
@@ -229,8 +226,7 @@ class TotalVariation(_Divergence):
 
     Args:
         temperature: softens both sides.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

@@ -55,8 +55,7 @@ class DecoupledKL(TargetClassLoss):
         alpha: weight of the target part.
         beta: weight of the non-target part.
         temperature: softens both sides. Its square is inside the formula.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

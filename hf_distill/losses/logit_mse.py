@@ -33,12 +33,12 @@ class LogitMSE(LogitLoss):
     probabilities matter, or the classes are many. Averages over predictions.
 
     Args:
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: str = "Kim et al. 2021, Comparing KL Divergence and Mean Squared Error, arXiv:2105.08919"
+    positionwise: ClassVar[bool] = True
     refused: ClassVar[dict[Task, str]] = {
         Task.SPAN: "Its classes are positions, of another number in every example. Use SoftTargets."
     }

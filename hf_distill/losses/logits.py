@@ -1,8 +1,7 @@
 """What losses on logits share: one comparison a position, in chunks where a vocabulary is large."""
 
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hf_distill.batch import Batch
-from hf_distill.losses.base import Loss
+from hf_distill.losses.base import PositionLoss
 from hf_distill.losses.schedules import Weight
 from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
@@ -58,22 +57,25 @@ def in_chunks(
     return torch.cat(parts).view(shape)
 
 
-class LogitLoss(Loss):
+class LogitLoss(PositionLoss):
     """A loss that compares logits position by position: examples, or the tokens that count.
 
     Multi-label answers are compared label by label, each as a distribution over yes and no, and summed over labels.
 
     Args:
-        chunk_size: positions that are compared at once and again in backward, so that a vocabulary's softmax never
-            exists for all positions; None chooses it, and one chunk is not recomputed.
+        chunk_size: positions that are compared at once, so that a vocabulary's softmax never exists for all positions;
+            None chooses. Where the student's head is fused (see `fused`), its logits do not either; else more than one
+            chunk is compared again in backward.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
+    positionwise: ClassVar[bool] = True
     refused: ClassVar[dict[Task, str]] = {}  # task -> what to take instead
 
     def __init__(self, chunk_size: int | None = None, weight: Weight = 1.0) -> None:
         super().__init__(weight)
         self.chunk_size = chunk_size
+        self._padded = False  # whether one side's vocabulary has more rows of padding
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """See `Loss.setup`.
@@ -91,9 +93,18 @@ class LogitLoss(Loss):
         temperature = getattr(self, "temperature", 1.0)
         if temperature <= 0:
             raise ValueError(f"{who}: temperature is {temperature}; it must be above 0.")
+        # `check_vocabulary` refuses what is not one tokenizer's
+        self._padded = task.of_vocabulary and teacher is not None and student.classes != teacher.classes
 
     def pairs(self) -> list[tuple[Signal, Signal | None]]:
         return [(LOGITS, LOGITS)]
+
+    def classes_compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss.classes_compared`. Of one tokenizer's vocabulary, padded to two sizes, the words of both."""
+        if self.other_classes or not self._padded:
+            return student, teacher
+        words = min(student.shape[-1], teacher.shape[-1])
+        return student[..., :words], teacher[..., :words]
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """The term before its weight. Of a teacher that kept its largest logits, both sides are those and the rest."""
@@ -115,14 +126,10 @@ class LogitLoss(Loss):
         rest = in_chunks(rest_of, student, theirs.classes, *more, chunk_size=self.chunk_size)
         return torch.cat([student.gather(-1, theirs.classes).float(), rest[..., None]], -1)
 
-    @abstractmethod
-    def values(self, student: Tensor, teacher: Tensor, *more: Any) -> Tensor:
-        """One value a position: (..., classes) twice -> (...)."""
-
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         if batch.task is Task.MULTI_LABEL:
             return batch.mean(self.chunked(bernoulli(student), bernoulli(teacher)).sum(-1), over="predictions")
-        return batch.mean(self.by_prediction(student, teacher, batch), over="predictions")
+        return batch.mean(self.by_prediction(student, teacher, batch, *self.beside(batch)), over=self.over)
 
     def by_prediction(self, student: Tensor, teacher: Tensor, batch: Batch, *more: Tensor) -> Tensor:
         """`values` of every prediction; logits of what does not count are read as 0, whatever they are.

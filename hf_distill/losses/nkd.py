@@ -49,8 +49,7 @@ class NormalizedKD(TargetClassLoss):
     Args:
         gamma: weight of the non-target part.
         temperature: softens both sides of the non-target part. Its square is inside the formula.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 

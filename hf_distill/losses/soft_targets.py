@@ -1,5 +1,7 @@
 """Soft targets: the student learns the teacher's whole answer, not only its best."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -78,12 +80,12 @@ class SoftTargets(LogitLoss):
     Args:
         temperature: softens both sides; 1 to 4 is usual. Its square is inside the formula. Not used in regression.
         standardize: logits are standardised row by row first (Sun et al. 2024); single label and tokens only.
-        chunk_size: positions that are compared at once, and again in backward, to bound the memory of a vocabulary;
-            None chooses.
+        chunk_size: positions that are compared at once, to bound the memory of a vocabulary; None chooses.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
     citation: str = SOFTMAX
+    positionwise: ClassVar[bool] = True
 
     def __init__(
         self,

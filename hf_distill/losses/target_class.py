@@ -1,6 +1,6 @@
 """What losses share that treat the target class apart from the others: labels, and the logits without the target."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class TargetClassLoss(LogitLoss):
     """A loss on logits that needs the class id of every position, and three classes or more."""
 
     needs_labels: ClassVar[bool] = True
+    over: ClassVar[Literal["predictions", "targets"]] = "targets"
     refused: ClassVar[dict[Task, str]] = {
         Task.MULTI_LABEL: "It needs one class id an example. Use SoftTargets or LabelEmbeddings.",
         Task.REGRESSION: "It needs classes. Use SoftTargets or LogitMSE.",
@@ -64,7 +65,7 @@ class TargetClassLoss(LogitLoss):
                 "without the target nothing is left to compare. Use SoftTargets."
             )
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def beside(self, batch: Batch) -> tuple[Tensor, ...]:
         who, labels = type(self).__name__, batch.labels
         if labels is None:
             raise ValueError(f"{who} needs a labels column, and the batch has none. Add it, or use SoftTargets.")
@@ -74,4 +75,4 @@ class TargetClassLoss(LogitLoss):
                 f"{who} needs one class id for each of {tuple(batch.predictions.shape)} predictions, and the labels "
                 f"are {kind} of shape {tuple(labels.shape)}. Pass class ids, or use SoftTargets, which needs none."
             )
-        return batch.mean(self.by_prediction(student, teacher, batch, labels), over="targets")
+        return (labels,)

@@ -1,18 +1,18 @@
 """The supervised loss of the labels, a term like any other."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from hf_distill.batch import Batch
-from hf_distill.losses.base import Loss
+from hf_distill.losses.base import PositionLoss
 from hf_distill.losses.schedules import Weight
 from hf_distill.signals import LOGITS, ModelShape, Signal
 from hf_distill.tasks import Task, task_values
 
 
-class TaskLoss(Loss):
+class TaskLoss(PositionLoss):
     """The labels' own loss on the student's logits: cross entropy, per-label binary cross entropy or squared error.
 
     Take it whenever there are labels; leave it out to distil on unlabelled text. Averages over labelled examples
@@ -28,6 +28,8 @@ class TaskLoss(Loss):
 
     citation: str = ""
     needs_labels: ClassVar[bool] = True
+    positionwise: ClassVar[bool] = True
+    over: ClassVar[Literal["predictions", "targets"]] = "targets"
 
     def __init__(
         self, label_smoothing: float = 0.0, pos_weight: list[float] | None = None, weight: Weight = 1.0
@@ -56,10 +58,18 @@ class TaskLoss(Loss):
     def pairs(self) -> list[tuple[Signal, Signal | None]]:
         return [(LOGITS, None)]
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        labels = batch.labels
-        if labels is None:
+    def values(self, student: Tensor, teacher: Tensor, *more: Any) -> Tensor:
+        """The cross entropy of positions with a class id."""
+        (labels,) = more
+        return task_values(student, labels, Task.TOKENS, self.label_smoothing)
+
+    def beside(self, batch: Batch) -> tuple[Tensor, ...]:
+        if batch.labels is None:
             raise ValueError("TaskLoss needs a labels column, and the batch has none. Add it, or leave TaskLoss out.")
+        return (batch.labels,)
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        (labels,) = self.beside(batch)
         pos_weight = None if self.pos_weight is None else torch.tensor(self.pos_weight, device=student.device)
         values = task_values(batch.align(student), labels, batch.task, self.label_smoothing, pos_weight)
         return batch.mean(values, over="targets")

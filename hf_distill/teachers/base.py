@@ -52,7 +52,11 @@ class Teacher(ABC):
 
     @abstractmethod
     def observe(self, batch: Batch) -> Signals:
-        """What is known about a batch: {signal: tensor without gradient}, the wanted signals among them."""
+        """What is known about a batch: {signal: tensor without gradient}, the wanted signals among them.
+
+        Where `batch.counted_only`, logits of positions that do not count are not looked at, and may be 0: those of a
+        `ModelTeacher` are (`heads.HeadLogits`, not computed before somebody touches them).
+        """
 
     def step(self) -> None:
         """Called after every optimizer step, for teachers that change while the student trains."""

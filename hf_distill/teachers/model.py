@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from hf_distill import anatomy, checks
+from hf_distill import anatomy, checks, vocabulary
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
 from hf_distill.signals import Signal, Signals
@@ -87,13 +87,11 @@ class ModelTeacher(Teacher):
             return {}
         if self.model.training:
             raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
-        inputs = anatomy.accepted(self.model, batch.inputs)
-        if batch.task is not Task.SEQ2SEQ:  # there the decoder's inputs are made from the labels
-            inputs.pop("labels", None)
+        inputs = vocabulary.inputs_for(self.model, batch)
         if "use_cache" in self.input_names:
             inputs["use_cache"] = False
         outputs = None
-        with capture:
+        with capture.counting(batch):
             outputs = self.model(**inputs)
         return capture.take(outputs, batch)
 

@@ -392,3 +392,24 @@ def test_a_mean_over_examples_takes_a_row_for_each():
     batch = Batch({"input_ids": torch.ones(2, 3)}, Task.SINGLE_LABEL)
     with pytest.raises(ValueError, match=r"^mean over examples needs values of 2 rows, got 8\.$"):
         batch.mean(torch.ones(8), over="examples")  # windows of an image, four a row
+
+
+def test_positions_are_those_of_the_model_and_rows_are_where_they_stand():
+    labels = torch.tensor([[4, 5, 6, 7], [4, -100, 6, -100]])
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long), "labels": labels}
+    masked, causal = (Batch(inputs, task) for task in (Task.MASKED_LM, Task.CAUSAL_LM))
+    assert masked.positions.tolist() == [[True, True, True, True], [True, False, True, False]]
+    assert causal.positions.tolist() == [[True, True, True, False], [False, True, False, False]]
+    assert masked.counted_rows.tolist() == [0, 1, 2, 3, 4, 6]
+    assert causal.counted_rows.tolist() == [0, 1, 2, 5]
+    assert masked.at_counted_rows(masked.labels).tolist() == [4, 5, 6, 7, 4, 6]
+    assert causal.at_counted_rows(causal.labels).tolist() == [5, 6, 7, 6]
+    assert Batch({"input_ids": labels, "labels": labels[:, 0]}, Task.SINGLE_LABEL).positions is None
+
+
+def test_logits_of_other_positions_have_none_that_are_known():
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long)}
+    batch = Batch(inputs, Task.MASKED_LM)
+    assert batch.counted_positions(torch.zeros(2, 4, 3)).shape == (2, 4)
+    assert batch.counted_positions(torch.zeros(2, 5, 3)) is None
+    assert batch.counted_positions(torch.zeros(2, 4)) is None

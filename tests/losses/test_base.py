@@ -15,6 +15,7 @@ from hf_distill.losses import (
     AttentionKL,
     HiddenMSE,
     Loss,
+    PositionLoss,
     RKDAngle,
     RKDDistance,
     SoftTargets,
@@ -204,3 +205,27 @@ def test_what_would_be_broadcast_is_refused():
         ValueError, match=r"SortedLogits: the student's logits is \(2, 4, 3\), the teacher's \(2, 1, 5\)"
     ):
         SortedLogits()({LOGITS: torch.zeros(2, 4, 3)}, {LOGITS: torch.zeros(2, 1, 5)}, tokens)
+
+
+def test_a_subclass_that_compares_in_its_own_way_is_given_all_logits():
+    class Other(SoftTargets):
+        def values(self, student, teacher, *more):
+            return (student - teacher).abs().sum(-1)
+
+    class Own(SoftTargets):
+        def compare(self, student, teacher, batch):
+            return (student[:, 1:] - student[:, :-1]).sum()
+
+    class Stated(Own):
+        positionwise = True
+
+        def forward(self, student, teacher, batch):
+            return super().forward(student, teacher, batch)
+
+    class Below(Own):
+        pass
+
+    facts = {SoftTargets: True, TaskLoss: True, Other: True, Own: False, Stated: True, Below: False}
+    assert {loss: loss.positionwise for loss in facts} == facts
+    listed = {loss for group in CATALOGUE.values() for loss in group if issubclass(loss, PositionLoss)}
+    assert all(loss.positionwise for loss in listed)
