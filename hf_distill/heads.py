@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 _KNOWN_BEFORE = (Tensor.dim, Tensor.size, Tensor.is_floating_point)
-_METADATA = {getter.__get__ for getter in (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.layout)}
+_METADATA = {getter.__get__ for getter in (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.layout)}  # type: ignore[union-attr]
 
 
 class HeadLogits(Tensor):

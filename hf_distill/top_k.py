@@ -32,6 +32,21 @@ class TopK:
         """
         return self if order is None else TopK(self.logits, order.argsort()[self.classes], self.of)
 
+    def rows(self, index: Tensor) -> "TopK":
+        """Of some positions, counted over all axes but the last: (chosen, ...)."""
+        logits, classes = (each.flatten(0, -2).index_select(0, index) for each in (self.logits, self.classes))
+        return TopK(logits, classes, self.of)
+
+    def beside(self, student: Tensor, rest: Tensor | None = None) -> Tensor:
+        """Another model's logits of the same classes, and of the rest: (..., all classes) -> (..., k + 1).
+
+        Args:
+            student: logits of the same positions.
+            rest: from `rest_of`, where it is known.
+        """
+        rest = rest_of(student, self.classes) if rest is None else rest
+        return torch.cat([student.gather(-1, self.classes).float(), rest[..., None]], -1)
+
     def whole(self) -> Tensor:
         """Logits of all classes, (..., of): the probability of the rest is spread evenly. The largest stay so."""
         each = self.logits[..., -1:] - torch.tensor(float(self.of - self.classes.shape[-1])).log().item()

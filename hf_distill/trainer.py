@@ -125,8 +125,7 @@ class DistillationTrainer(Trainer):
         step = self.state.global_step
         training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
         needs_all = return_outputs or self.is_fsdp_enabled or self.is_deepspeed_enabled  # sharded heads
-        known = self.teacher.top_k is None and self.objective.reads_counted_only
-        counted = model.training and not needs_all and known
+        counted = model.training and not needs_all and self.objective.reads_counted_only
         batch = Batch(inputs, self.task, counts, processes, step, self._causal, training, counted)
         with part("teacher"), self.accelerator.autocast():
             teacher = self.teacher.observe(batch)

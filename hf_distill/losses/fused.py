@@ -18,6 +18,7 @@ from hf_distill.losses.base import PositionLoss
 from hf_distill.losses.logits import in_chunks
 from hf_distill.losses.soft_targets import kl_divergence
 from hf_distill.signals import LOGITS, Signals
+from hf_distill.top_k import TopK
 
 ROWS = 128  # positions in a chunk: fewer make the head slower, more hold more
 
@@ -228,6 +229,8 @@ def terms_on_counted(
     else:
         mine = student.kept()
         theirs = mine.detach() if answer is None else answer(0, len(mine))
+        if isinstance(theirs, TopK):
+            mine, theirs = theirs.beside(mine), theirs.logits
         found = tuple(
             in_chunks(each.values, mine, theirs, *each.more, chunk_size=min(sizes, default=None)).sum() * each.factor
             for each in terms
@@ -235,12 +238,14 @@ def terms_on_counted(
     return dict(zip(losses, found, strict=True))
 
 
-def _counted(logits: Tensor, batch: Batch) -> Callable[[int, int], Tensor]:
+def _counted(logits: Tensor | TopK, batch: Batch) -> Callable[[int, int], Any]:
     """What gives some of a teacher's logits at counted positions."""
     if isinstance(logits, HeadLogits) and logits.weight is not None:
         return _rows_of(Head(logits.hidden, logits.weight, logits.bias))
     if isinstance(logits, HeadLogits):
         return lambda first, end: logits.hidden[first:end]
+    if isinstance(logits, TopK):
+        return lambda first, end: logits.rows(batch.counted_rows[first:end])
     every = logits.flatten(0, 1)
     return lambda first, end: every.index_select(0, batch.counted_rows[first:end])
 

@@ -101,6 +101,8 @@ class LogitLoss(PositionLoss):
 
     def classes_compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """See `Loss.classes_compared`. Of one tokenizer's vocabulary, padded to two sizes, the words of both."""
+        if isinstance(teacher, TopK):
+            return teacher.beside(student), teacher.logits
         if self.other_classes or not self._padded:
             return student, teacher
         words = min(student.shape[-1], teacher.shape[-1])
@@ -124,7 +126,7 @@ class LogitLoss(PositionLoss):
         kept = batch.counted_positions(student)
         more = [] if kept is None else [kept]
         rest = in_chunks(rest_of, student, theirs.classes, *more, chunk_size=self.chunk_size)
-        return torch.cat([student.gather(-1, theirs.classes).float(), rest[..., None]], -1)
+        return theirs.beside(student, rest)
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         if batch.task is Task.MULTI_LABEL:
