@@ -172,7 +172,8 @@ class Objective(nn.Module):
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
         factors, logits = self._factors(weights), student.get(LOGITS)
         apart: dict[str, Tensor] = {}
-        if isinstance(logits, HeadLogits) and self.reads_counted_only:
+        known = isinstance(teacher.get(LOGITS), Tensor | None)  # else only the losses know what it is
+        if isinstance(logits, HeadLogits) and self.reads_counted_only and known:
             behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
             apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
         return {

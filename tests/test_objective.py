@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from hf_distill.batch import Batch
+from hf_distill.heads import HeadLogits
 from hf_distill.losses import AttentionKL, HiddenMSE, RKDDistance, SoftTargets, TaskLoss, linear
 from hf_distill.objective import Objective
 from hf_distill.signals import LOGITS, ModelShape, attention, hidden, pooled
@@ -171,3 +172,31 @@ def test_formulas_are_compiled_once_and_give_the_same():
     assert vars(soft)["values"] is compiled
     assert "values" not in vars(objective.losses["hidden_mse"])
     torch.testing.assert_close(soft(student, teacher, batch), expected)
+
+
+class Wrapped:
+    """Logits in a form that only some losses know."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Unwrapping(SoftTargets):
+    positionwise = True
+
+    def forward(self, student, teacher, batch):
+        return super().forward(student, {LOGITS: teacher[LOGITS].logits}, batch)
+
+
+def test_what_a_teacher_says_in_another_form_is_left_to_the_losses():
+    objective = Objective([Unwrapping(), TaskLoss()])
+    objective.setup(STUDENT, TEACHER, Task.MASKED_LM)
+    labels = torch.tensor([[1, -100, 2]])
+    batch = Batch({"input_ids": torch.ones(1, 3), "labels": labels}, Task.MASKED_LM, counted_only=True)
+    linear = nn.Linear(4, 5)
+    head = HeadLogits.of(torch.randn(1, 2, 4), linear.weight, linear.bias)
+    student = HeadLogits.placed(head, batch.counted_rows, labels.shape)
+    theirs = torch.randn(1, 3, 5)
+    terms = objective({LOGITS: student}, {LOGITS: Wrapped(theirs)}, batch)
+    torch.testing.assert_close(terms["unwrapping"], SoftTargets()({LOGITS: student + 0}, {LOGITS: theirs}, batch))
+    torch.testing.assert_close(terms["task_loss"], TaskLoss()({LOGITS: student + 0}, {}, batch))
