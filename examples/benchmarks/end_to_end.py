@@ -8,7 +8,8 @@
 batches of 32. All start with the same saved student and have the same learning rate, schedule, optimizer, clipping,
 epochs, seeds and number of threads; a round is a seed, in which all run one after the other, in changing order. Time
 is that of the whole command: imports, reading, tokenising, training, saving; nobody evaluates. Quality is the mean
-average precision of the saved student on the dev split, computed afterwards, by one function for all.
+average precision of the saved student on the dev split, computed afterwards, by one function for all. A round of all
+six takes more than an hour of a free core; `--runs`, `--rounds` and `--rows` make it shorter.
 
 - "hf_distill" is `hf-distill train` of a recipe with `teacher: {cache: ...}`, which is built in the command, and
   `train_sampling_strategy: group_by_length`.

@@ -145,10 +145,12 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[floa
         axes.axhline(1.0, color="0.35", linewidth=1)
         if min(x) > 0 and max(x) / min(x) >= 8:
             axes.set_xscale("log")
+        axes.set_xticks(x, [f"{each:,}" for each in x], fontsize=7)
+        axes.minorticks_off()
         axes.set_xlabel(axis)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylim(bottom=0)  # of all: they share it, and each has widened it
     figure.axes[0].set_ylabel("over the limit")
     figure.axes[0].legend(frameon=False, loc="lower left")
     return _save(figure, path)
