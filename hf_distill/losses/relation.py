@@ -25,10 +25,17 @@ def rounding(rows: Tensor) -> Tensor:
     return lengths.max() * SAME
 
 
+def centred(rows: Tensor) -> Tensor:
+    """Rows without their mean, in float64 where the device has it.
+
+    |a|^2 + |b|^2 - 2ab loses digits where rows lie close together, and far from 0.
+    """
+    return (rows - rows.mean(0)).to(torch.float32 if rows.device.type == "mps" else torch.float64)
+
+
 def distances(rows: Tensor) -> Tensor:
     """Pairwise Euclidean distances, (batch, dim) -> (batch, batch); the gradient of a distance of 0 is 0."""
-    # |a|^2 + |b|^2 - 2ab loses digits where rows lie close together far from 0: hence centred, and in float64
-    rows = (rows - rows.mean(0)).to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    rows = centred(rows)
     with torch.autocast(rows.device.type, enabled=False):
         products = rows @ rows.T
     lengths = products.diagonal()

@@ -1,15 +1,16 @@
 """Relational knowledge distillation: distances and angles between the examples of a batch."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-from hf_distill.losses.relation import RelationLoss, relative_distances, rounding
+from hf_distill.losses.relation import RelationLoss, centred, relative_distances, rounding
 
-PIVOT_BLOCK_ELEMENTS = 2**22
+PIVOT_BLOCK_ELEMENTS = 2**18  # cosines that are made at once on a CPU: they stay in a core's cache
+ON_ACCELERATORS = 64  # so many times more there, where small operations wait for each other
 
 
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -30,24 +31,12 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(relative_distances(student), relative_distances(teacher))
 
 
-def _cosines(rows: Tensor, pivots: Tensor) -> Tensor:
-    """Cosines of the angle at each pivot between every two rows, 0 at a duplicate: (pivots, batch, batch)."""
-    edges = rows[None] - pivots[:, None]
-    squares = edges.square().sum(-1, keepdim=True)
-    apart = squares > rounding(rows).square()
-    edges = torch.where(apart, edges * torch.where(apart, squares, 1.0).rsqrt(), 0.0)
-    with torch.autocast(rows.device.type, enabled=False):
-        return edges @ edges.transpose(1, 2)
-
-
-def _angle_block(rows: Tensor, pivots: Tensor, teacher: Tensor, teacher_pivots: Tensor) -> Tensor:
-    return F.smooth_l1_loss(_cosines(rows, pivots), _cosines(teacher, teacher_pivots), reduction="sum")
-
-
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the cosines of all angles that three examples form.
 
-    Goes over blocks of pivots and computes each block again in backward: nothing of order batch^3 is held.
+    Cosines come from the products of all pairs, (e_j - e_i)(e_k - e_i) = G_jk - G_ij - G_ik + G_ii, so that no edge is
+    made, for a block of pivots at a time; the gradient is made on the way, so that no block is kept or made twice. It
+    can be differentiated once.
 
     Args:
         student: embeddings, shape (batch, dim).
@@ -60,18 +49,70 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Differs from the paper: degenerate triplets are counted in the mean, as in the authors' code; an edge between
     duplicates has no direction, so its cosines are 0, with gradient 0.
     """
-    student, teacher = student.float(), teacher.detach().float()
-    rows = len(student)
-    block = max(1, PIVOT_BLOCK_ELEMENTS // (rows * max(rows, student.shape[1], teacher.shape[1])))
-    total = student.new_zeros(())
-    for start in range(0, rows, block):
-        pivots, theirs = student[start : start + block], teacher[start : start + block]
-        if block >= rows:
-            total = total + _angle_block(student, pivots, teacher, theirs)
-        else:
-            blocks = (student, pivots, teacher, theirs)
-            total = total + checkpoint(_angle_block, *blocks, use_reentrant=False, preserve_rng_state=False)
-    return total / rows**3
+    found: Tensor = _Angle.apply(student, teacher.detach())  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Angles:
+    """All that the cosines between three of these rows, (batch, dim), are made of."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = centred(rows)
+        self.products = self.rows @ self.rows.T
+        squares = self.products.diagonal()
+        self.by_pivot = (
+            squares[:, None] / 2 - self.products
+        )  # [i, j]: what j adds at the pivot i, in each of its angles
+        between = squares[:, None] + squares - 2 * self.products
+        apart = between > rounding(rows).square()
+        self.inverse = torch.where(apart, torch.where(apart, between, 1.0).rsqrt(), 0.0)  # of distances
+
+    def cosines(self, pivots: slice) -> Tensor:
+        """At each pivot between every two rows, 0 at a duplicate, float32: (pivots, batch, batch)."""
+        mine, inverse = self.by_pivot[pivots], self.inverse[pivots]
+        found = (self.products + mine[:, :, None]).add_(mine[:, None, :])
+        return found.mul_(inverse[:, :, None]).mul_(inverse[:, None, :]).float()
+
+
+class _Angle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        with torch.autocast(student.device.type, enabled=False):
+            total, gradient = _angle(student, teacher, ctx.needs_input_grad[0])
+        ctx.gradient = gradient
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient * upstream, None
+
+
+def _angle(student: Tensor, teacher: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """The loss and, where it is wanted, its gradient by the student's rows."""
+    count, mine, theirs = len(student), _Angles(student.detach().float()), _Angles(teacher.float())
+    elements = PIVOT_BLOCK_ELEMENTS * (1 if student.device.type == "cpu" else ON_ACCELERATORS)
+    block = max(1, elements // count**2)
+    total = mine.products.new_zeros(())
+    by_products, by_pivot, by_inverse = (torch.zeros_like(mine.products) for _ in range(3))
+    for start in range(0, count, block):
+        pivots = slice(start, start + block)
+        cosines, others = mine.cosines(pivots), theirs.cosines(pivots)
+        total += F.smooth_l1_loss(cosines, others, reduction="sum")
+        if wants_gradient:
+            by_cosine = torch.sub(cosines, others, out=others).clamp_(-1, 1)  # Huber's derivative
+            inverse = mine.inverse[pivots].float()
+            by_inverse[pivots] = cosines.mul_(by_cosine).sum(-1)  # times inverse and two: an angle has two such edges
+            by_pivot[pivots] = 2 * inverse * (by_cosine @ inverse[:, :, None]).squeeze(-1)
+            by_products += by_cosine.mul_(inverse[:, :, None]).mul_(inverse[:, None, :]).sum(0)
+    if not wants_gradient:
+        return (total / count**3).float(), None
+    by_square = -by_inverse * mine.inverse.square()  # of the distance between two rows
+    by_products -= by_pivot + 2 * by_square
+    by_products.diagonal().add_(by_pivot.sum(1) / 2 + by_square.sum(0) + by_square.sum(1))
+    gradient = (by_products + by_products.T) @ mine.rows
+    gradient -= gradient.mean(0)  # the rows were centred
+    return (total / count**3).float(), (gradient / count**3).to(student.dtype)
 
 
 class RKDDistance(RelationLoss):

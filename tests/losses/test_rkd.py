@@ -155,6 +155,36 @@ def test_nothing_of_the_size_batch_cubed_is_made_or_kept(monkeypatch):
     assert kept < 48 * 48
 
 
+@pytest.mark.parametrize("pivots", [1, 3, 7])
+def test_the_gradient_of_angles_is_that_of_the_plain_formula(monkeypatch, pivots):
+    monkeypatch.setattr(rkd, "PIVOT_BLOCK_ELEMENTS", pivots * 7 * 7)
+    student, teacher = randn(7, 4).requires_grad_(), randn(7, 5, seed=1)
+    with torch.no_grad():
+        student[5] = student[2]
+    plain = student.detach().double().requires_grad_()
+
+    def cosines(rows):
+        edges = rows[None] - rows[:, None]
+        lengths = edges.square().sum(-1, keepdim=True)
+        edges = torch.where(lengths > 0, edges / torch.where(lengths > 0, lengths, 1.0).sqrt(), 0.0)
+        return torch.einsum("ijd,ikd->ijk", edges, edges)
+
+    torch.nn.functional.smooth_l1_loss(cosines(plain), cosines(teacher.double())).backward()
+    (3 * rkd_angle(student, teacher)).backward()
+    assert student.grad is not None
+    assert plain.grad is not None
+    torch.testing.assert_close(student.grad.double(), 3 * plain.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_angles_are_differentiated_once_and_not_at_all_where_nobody_asks():
+    student, teacher = randn(5, 4), randn(5, 4, seed=1)
+    assert not rkd_angle(student, teacher).requires_grad
+    loss = rkd_angle(student.requires_grad_(), teacher).square()
+    (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_distances_hold_nothing_of_the_size_batch_squared_times_width():
     largest, kept = memory(rkd_distance, randn(48, 64).requires_grad_(), randn(48, 64, seed=1))
     assert largest <= 48 * 64
