@@ -28,6 +28,7 @@ def test_defaults_differ_from_the_trainers_only_where_the_docstring_says(tmp_pat
         "label_map": None,
         "balance": None,
         "balance_every": 100,
+        "train_sampling_strategy": "auto",
         "logging_steps": 50,
         "logging_nan_inf_filter": False,
         "activation_checkpointing_kwargs": {"use_reentrant": False},

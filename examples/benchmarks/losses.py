@@ -51,7 +51,7 @@ SIZES = {
         "logits": (64, 256, 512),  # positions
         "sorted": (16, 64, 160),
         "examples": (64, 256, 1024),  # batch
-        "triplets": (32, 64, 128),
+        "triplets": (64, 128, 512),
         "order": (64, 128, 256),
         "groups": (32, 128, 256),
         "hidden": (128, 512, 1024),  # tokens
@@ -61,7 +61,7 @@ SIZES = {
         "logits": (256, 1024, 4096),
         "sorted": (256, 1024, 4096),
         "examples": (256, 1024, 4096),
-        "triplets": (64, 128, 256),
+        "triplets": (128, 512, 1024),
         "order": (128, 256, 512),
         "groups": (128, 512, 1024),
         "hidden": (512, 1024, 2048),
