@@ -13,6 +13,7 @@ TINY = ["--positions", "9", "--vocabulary", "50", "--width", "6", "--share", "0.
 
 @pytest.fixture
 def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
     spec = importlib.util.spec_from_file_location("vocabulary_benchmark", FILE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up

@@ -31,7 +31,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measuring import peak_megabytes
+from measuring import agree, peak_megabytes, seconds_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -423,25 +423,6 @@ def step_of(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], student
         return value.detach(), list(torch.autograd.grad(value, inputs[:students]))
 
     return step
-
-
-def agree(ours: Step, plain: Step, name: str) -> None:
-    """Raises an AssertionError where values or gradients differ by more than the rounding of float32."""
-    (value, gradients), (expected, expected_gradients) = ours(), plain()
-    message = partial("{}: {} differs from the plain formula. {}".format, name)
-    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=partial(message, "the value"))
-    for mine, theirs in zip(gradients, expected_gradients, strict=True):
-        scale = theirs.abs().max().item()
-        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3 * scale, msg=partial(message, "the gradient"))
-
-
-def seconds_of(step: Step, device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 def measure(case: Case, size: int, device: torch.device, budget: float) -> Row:

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
+
+Formula = Callable[[], tuple[torch.Tensor, Sequence[torch.Tensor]]]  # a value, and the gradients of the student
 
 CONTESTANTS = Path(__file__).parent / "contestants"
 PEERS = {"textbrewer": "textbrewer==0.2.1.post1", "silverspoon": "silverspoon-kd==0.1.0", "trl": "trl==1.16.0"}
@@ -70,6 +73,26 @@ def peak_megabytes(step: Callable[[], Any], device: torch.device | str = "cpu") 
     assert results is not None
     events = sorted((each for each in results.events() if each.name() == "[memory]"), key=lambda each: each.start_ns())
     return max(accumulate(each.nbytes() for each in events)) / 1e6
+
+
+def agree(ours: Formula, plain: Formula, name: str) -> None:
+    """Raises an AssertionError where values or gradients differ by more than the rounding of float32."""
+    (value, gradients), (expected, expected_gradients) = ours(), plain()
+    message = partial("{}: {} differs from the plain formula. {}".format, name)
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=partial(message, "the value"))
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3 * scale, msg=partial(message, "the gradient"))
+
+
+def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
+    """Of one step, by `clock`; an accelerator is waited for."""
+    now = clock() if device.type == "cpu" else time.perf_counter
+    start = now()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return now() - start
 
 
 def peak_bytes(process: int) -> int:

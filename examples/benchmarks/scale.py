@@ -26,27 +26,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from measuring import clock, draw_lines, paired, peak_megabytes, show, spread, turns, written
 from rich.progress import Progress
+from stepping import Inputs, Step, collate, half_of, ours, soft_targets
 from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
-    PrinterCallback,
-    ProgressCallback,
 )
 
-from hf_distill import DistillationConfig, DistillationTrainer, losses, students, teachers
-
-Batch = dict[str, torch.Tensor]
-Step = Callable[[Batch], None]
+from hf_distill import losses, teachers
 
 LABELS, BATCH, LENGTH, SHORT = 28, 4, 128, 16
 SIZE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -60,7 +55,7 @@ class Point:
 
     ours: Step
     limit: Step
-    batch: Callable[[], Batch]
+    batch: Callable[[], Inputs]
 
 
 # ---- models, rows and steps ---------------------------------------------------------------------------------------
@@ -73,10 +68,6 @@ def classifier(sizes: dict[str, int]) -> nn.Module:
     ).eval()
 
 
-def half_of(teacher: nn.Module) -> nn.Module:
-    return students.keep_layers(teacher, list(range(teacher.config.num_hidden_layers // 2)))
-
-
 def rows_of(count: int, length: int, vocabulary: int | None = None) -> Dataset:
     """Random texts of full length; with a vocabulary they are their own labels, else there are several of `LABELS`."""
     generator = torch.Generator().manual_seed(0)
@@ -85,12 +76,7 @@ def rows_of(count: int, length: int, vocabulary: int | None = None) -> Dataset:
     return Dataset.from_dict({"input_ids": ids.numpy(), "labels": (ids if vocabulary else labels).numpy()})
 
 
-def collate(rows: list[dict[str, Any]]) -> Batch:
-    batch = {name: torch.tensor([row[name] for row in rows]) for name in rows[0] if name in ("input_ids", "labels")}
-    return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
-
-
-def drawn_from(rows: Dataset, size: int) -> Callable[[], Batch]:
+def drawn_from(rows: Dataset, size: int) -> Callable[[], Inputs]:
     """Batches of random rows, the same ones in every run."""
     generator = torch.Generator().manual_seed(1)
     return lambda: collate([rows[i] for i in torch.randint(len(rows), (size,), generator=generator).tolist()])
@@ -102,7 +88,7 @@ def by_hand(student: nn.Module, teacher: nn.Module | None) -> Step:
         student.parameters(), lr=5e-5, weight_decay=0.0, fused=True
     )  # the Trainer's defaults
 
-    def step(batch: Batch) -> None:
+    def step(batch: Inputs) -> None:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         if teacher is not None:
             with torch.no_grad():
@@ -119,37 +105,6 @@ def by_hand(student: nn.Module, teacher: nn.Module | None) -> Step:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-
-    return step
-
-
-def ours(
-    student: nn.Module, teacher: teachers.Teacher, terms: list[losses.Loss], rows: Dataset, size: int, folder: Path
-) -> Step:
-    """A step of the trainer: what it does between two batches, and no logging."""
-    config = DistillationConfig(
-        str(folder / "out"),
-        per_device_train_batch_size=size,
-        max_steps=10**6,
-        report_to="none",
-        use_cpu=True,
-        save_strategy="no",
-    )
-    trainer = DistillationTrainer(student, teacher, terms, config, train_dataset=rows, data_collator=collate)
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    if isinstance(teacher, teachers.CachedTeacher):
-        teacher.fill([rows], collate)
-    trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.state.global_step = 1  # in the first step the teacher runs to its end
-
-    def step(batch: Batch) -> None:
-        trainer.model.train()
-        samples, counts = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-        trainer.training_step(trainer.model, samples[0], counts)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
 
     return step
 
@@ -191,10 +146,6 @@ def of_vocabulary(count: int, folder: Path) -> Point:
     terms: list[losses.Loss] = [losses.SoftTargets(temperature=1.0)]
     step = ours(copy.deepcopy(student), teachers.ModelTeacher(teacher), terms, rows, size, folder)
     return Point(step, by_hand(student, teacher), drawn_from(rows, size))
-
-
-def soft_targets() -> list[losses.Loss]:
-    return [losses.TaskLoss(weight=0.5), losses.SoftTargets(weight=0.5)]
 
 
 AXES: dict[str, tuple[tuple[int, ...], Callable[[int, Path], Point]]] = {

@@ -31,17 +31,16 @@ import torch.nn.functional as F
 from datasets import Dataset
 from measuring import clock, draw_bars, paired, peak_megabytes, show, spread, turns, written
 from rich.progress import track
+from stepping import Inputs, Step, collate, half_of, ours, soft_targets
 from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
-    PrinterCallback,
-    ProgressCallback,
 )
 
-from hf_distill import DistillationConfig, DistillationTrainer, losses, students, teachers
+from hf_distill import losses, teachers
 from hf_distill.batch import Batch
 from hf_distill.signals import LOGITS, attention, hidden
 from hf_distill.tasks import Task
@@ -58,9 +57,6 @@ LM_SIZE = {
 VOCABULARY, LM_VOCABULARY = 30_000, 50_000
 LOOKED_AT = {2: 5, 5: 11}  # student layer: teacher layer
 
-Inputs = dict[str, torch.Tensor]
-Step = Callable[[Inputs], Any]
-
 
 def models(lm: bool = False) -> tuple[nn.Module, nn.Module]:
     """Teacher, and a student of its first half."""
@@ -74,21 +70,11 @@ def models(lm: bool = False) -> tuple[nn.Module, nn.Module]:
     return teacher, half_of(teacher)
 
 
-def half_of(teacher: nn.Module) -> nn.Module:
-    return students.keep_layers(teacher, list(range(teacher.config.num_hidden_layers // 2)))
-
-
 def rows_of(length: int, lm: bool = False) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, LM_VOCABULARY if lm else VOCABULARY, (ROWS, length), generator=generator)
     labels = ids if lm else torch.randint(0, 2, (ROWS, LABELS), generator=generator).float()
     return Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
-
-
-def collate(rows: list[dict[str, Any]]) -> Inputs:
-    ids = torch.tensor([row["input_ids"] for row in rows])
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
 
 
 # ---- limits, written by hand --------------------------------------------------------------------------------------
@@ -151,52 +137,12 @@ def forward_of(model: nn.Module, **more: bool) -> Step:
 # ---- ours ---------------------------------------------------------------------------------------------------------
 
 
-def ours(
-    student: nn.Module,
-    teacher: teachers.Teacher,
-    terms: list[losses.Loss],
-    rows: Dataset,
-    batch_size: int,
-    folder: str,
-) -> Step:
-    """A step of the trainer: what it does between two batches, and no logging."""
-    config = DistillationConfig(
-        folder,
-        per_device_train_batch_size=batch_size,
-        max_steps=10**6,
-        report_to="none",
-        use_cpu=True,
-        save_strategy="no",
-    )
-    trainer = DistillationTrainer(student, teacher, terms, config, train_dataset=rows, data_collator=collate)
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    if isinstance(teacher, teachers.CachedTeacher):
-        teacher.fill([rows], collate)
-    trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.state.global_step = 1  # in the first step the teacher runs to its end
-
-    def step(batch: Inputs) -> None:
-        trainer.model.train()
-        samples, counts = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-        trainer.training_step(trainer.model, samples[0], counts)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-
-    return step
-
-
 def observed(model: nn.Module) -> Step:
     """The teacher as the losses see it: logits, two hidden states, two maps."""
     teacher = teachers.ModelTeacher(model)
     looked_at = {LOGITS, *(look(layer) for look in (hidden, attention) for layer in LOOKED_AT.values())}
     teacher.prepare(half_of(model), frozenset(looked_at), torch.device("cpu"), None)
     return lambda batch: teacher.observe(Batch(batch, Task.MULTI_LABEL))
-
-
-def soft_targets() -> list[losses.Loss]:
-    return [losses.TaskLoss(weight=0.5), losses.SoftTargets(weight=0.5)]
 
 
 def states() -> list[losses.Loss]:

@@ -28,16 +28,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from measuring import agree, peak_megabytes, seconds_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from hf_distill.losses import kl_divergence
@@ -139,43 +137,6 @@ def step_of(way: Callable[[Work, Formula], Tensor], formula: Formula, work: Work
         return value.detach(), torch.autograd.grad(value, [work.student.hidden, work.student.weight])
 
     return step
-
-
-def agree(step: Step, plain: Step, name: str) -> None:
-    """Raises an AssertionError where values or gradients differ by more than the rounding of float32."""
-    (value, gradients), (expected, expected_gradients) = step(), plain()
-    message = partial("{}: {} differs from the plain formula. {}".format, name)
-    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6, msg=partial(message, "the value"))
-    for mine, theirs in zip(gradients, expected_gradients, strict=True):
-        scale = theirs.abs().max().item()
-        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3 * scale, msg=partial(message, "the gradient"))
-
-
-def peak_megabytes(step: Step, device: torch.device) -> float:
-    """The most that is alive at once beyond what was before the step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    assert results is not None
-    events = sorted((each for each in results.events() if each.name() == "[memory]"), key=lambda each: each.start_ns())
-    return max(accumulate(each.nbytes() for each in events)) / 1e6
-
-
-def seconds_of(step: Step, device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 def work_of(positions: int, vocabulary: int, width: int, share: float, device: torch.device) -> Work:
