@@ -19,6 +19,7 @@ from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
 from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
+from hf_distill.top_k import TopK
 
 # what a Trainer logs beside the terms, and what a ModuleDict keeps to itself
 TAKEN = frozenset(
@@ -172,7 +173,7 @@ class Objective(nn.Module):
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
         factors, logits = self._factors(weights), student.get(LOGITS)
         apart: dict[str, Tensor] = {}
-        known = isinstance(teacher.get(LOGITS), Tensor | None)  # else only the losses know what it is
+        known = isinstance(teacher.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
         if isinstance(logits, HeadLogits) and self.reads_counted_only and known:
             behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
             apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
