@@ -1,24 +1,19 @@
 """The table over several seeds, from finished runs and from one that is made."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from benchmark_files import loaded
 
 from hf_distill import recipe, report, run
 from hf_distill.report import ModelFacts
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "goemotions.py"
-
 
 @pytest.fixture
 def benchmark():
-    spec = importlib.util.spec_from_file_location("goemotions_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("goemotions")
 
 
 def facts(distilled: float) -> list[ModelFacts]:

@@ -1,20 +1,15 @@
 """The benchmark of reading, on tiny caches: what is read is what was written. No cost is asserted."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "cache_read.py"
+from benchmark_files import loaded
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    spec = importlib.util.spec_from_file_location("cache_read_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("cache_read")
     monkeypatch.setattr(module, "SHARD", 16)
     return module
 

@@ -1,12 +1,12 @@
 """The benchmark of the whole catalogue, on tiny models and a few rows."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 from distributed import collate, rows, student, teacher, trainer_of
 
 from hf_distill.batch import Batch
@@ -15,15 +15,10 @@ from hf_distill.signals import LOGITS, hidden, input_gradient
 from hf_distill.tasks import Task
 from hf_distill.teachers import ModelTeacher
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "catalogue.py"
-
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("catalogue_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("catalogue")
 
 
 def test_what_is_remembered_is_what_the_teacher_says(benchmark):

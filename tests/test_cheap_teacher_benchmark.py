@@ -1,25 +1,18 @@
 """The benchmark of cheap teachers on tiny models. No cost is asserted."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from benchmark_files import loaded
 from runs import classifier, rows, words
 
 from hf_distill.losses import SoftTargets
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "cheap_teacher.py"
 FIELDS = {"problem_type": "multi_label_classification"}
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("cheap_teacher_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("cheap_teacher")
 
 
 def ragged():

@@ -1,6 +1,5 @@
 """The benchmark from end to end, on a tiny teacher and a few rows. No cost is asserted."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,17 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import workspace
+from benchmark_files import loaded
 from safetensors.torch import load_file
-
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "end_to_end.py"
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("end_to_end_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("end_to_end")
     monkeypatch.setattr(module, "LEARNING", {**module.LEARNING, "batch_size": 8})
     monkeypatch.setattr(module, "LONGEST", 16)
     return module

@@ -2,24 +2,19 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 
 from hf_distill import losses
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "losses.py"
 TINY = {"logits": 3, "sorted": 3, "examples": 5, "triplets": 4, "order": 6, "groups": 9, "hidden": 7, "maps": 4}
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("losses_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
+    module = loaded("losses")
     monkeypatch.setattr(module, "SIZES", {"small": {kind: (size,) for kind, size in TINY.items()}})
     for name, tiny in {"VOCABULARY": 50, "NARROW": 24, "WIDE": 48}.items():
         monkeypatch.setattr(module, name, tiny)
@@ -42,9 +37,7 @@ def test_every_class_of_the_catalogue_is_measured_or_left_out_with_a_reason(benc
 
 
 def test_the_sizes_are_three_for_every_kind(benchmark):
-    spec = importlib.util.spec_from_file_location("losses_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("losses")
     for kinds in module.SIZES.values():
         assert {case.kind for case in module.CASES} == set(kinds)
         assert all(len(sizes) == 3 and list(sizes) == sorted(sizes) for sizes in kinds.values())

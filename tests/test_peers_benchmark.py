@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 ROOT = Path(__file__).parents[1]
@@ -31,12 +32,8 @@ KINDS = {
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("peers_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark():
+    return loaded("peers")
 
 
 @pytest.fixture

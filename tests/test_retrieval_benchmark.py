@@ -1,6 +1,5 @@
 """Classes are searched that nobody was trained on: the parts by hand, and the whole with tiny models."""
 
-import importlib.util
 import json
 import random
 from itertools import pairwise, product
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmark_files import loaded
 from models import tiny
 from transformers import BertTokenizerFast
 
@@ -17,7 +17,6 @@ from hf_distill.losses import RKDAngle, RKDDistance
 from hf_distill.signals import pooled
 from hf_distill.tasks import Task
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "retrieval.py"
 TALK = "card lost refund top up limit pin app transfer fee late cash rate exchange verify my the is how"
 WORDS = TALK.split()
 INTENTS = ["card_lost", "fee", "limit", "pin", "rate", "refund", "top_up", "verify"]
@@ -26,10 +25,7 @@ TEXTS = 6  # of each intent
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("retrieval_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("retrieval")
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,24 @@
 """The benchmark of scale on tiny models: every point makes the step that it says. No cost is asserted."""
 
-import importlib.util
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 from datasets import disable_progress_bars
 from transformers import BertConfig
 
 from hf_distill.losses import AttentionKL, HiddenMSE, TaskLoss
 from hf_distill.teachers import CachedTeacher, ModelTeacher
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "scale.py"
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TINY = {"examples": (3, 6), "tokens": (5, 7), "layers": (0, 1, 3), "batch": (1, 2), "vocabulary": (11, 23)}
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("scale_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
+    module = loaded("scale")
     for name, layers in (("SIZE", 6), ("LM_SIZE", 2)):
         sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 16}
         monkeypatch.setattr(module, name, sizes)

@@ -1,24 +1,18 @@
 """The benchmark of steps on tiny models: every row is of what it says. No cost is asserted."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 from datasets import disable_progress_bars
 
 from hf_distill.teachers import ModelTeacher
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "step.py"
-
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("step_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("step")
     tiny = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 16}
     monkeypatch.setattr(module, "SIZE", tiny)
     monkeypatch.setattr(module, "LM_SIZE", {**tiny, "num_hidden_layers": 4, "num_key_value_heads": 2})

@@ -1,24 +1,17 @@
 """The benchmark of heads before a vocabulary: every way agrees with the plain one. What they cost is not asserted."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import loaded
 
-FILE = Path(__file__).parents[1] / "examples" / "benchmarks" / "vocabulary.py"
 TINY = ["--positions", "9", "--vocabulary", "50", "--width", "6", "--share", "0.4", "--rounds", "1"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(FILE.parent)
-    spec = importlib.util.spec_from_file_location("vocabulary_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def benchmark():
+    return loaded("vocabulary")
 
 
 def test_every_way_is_checked_and_has_a_row(benchmark, monkeypatch, capsys):
