@@ -12,7 +12,7 @@ from hf_distill.capture import Capture
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss
 from hf_distill.objective import Objective
-from hf_distill.signals import LOGITS
+from hf_distill.signals import LOGITS, ModelShape
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers import Teacher
 
@@ -69,7 +69,6 @@ def pair(
     objective = Objective(losses_for(task), args.balance)
     mine, theirs = anatomy.describe(student), teacher.shape
     objective.setup(mine, theirs, task)
-    _check_top_k(objective, teacher)
     if (args.metric_for_best_model or "").removeprefix("eval_") in objective.losses:
         args.greater_is_better = False  # the Trainer knows a loss by the ending of its name alone
     answers = set() if task is Task.EMBEDDING else {LOGITS}
@@ -78,19 +77,31 @@ def pair(
     teacher.only_evaluated = frozenset(wanted - objective.wanted_of_teacher)
     teacher.averaged_heads = objective.averaged_heads
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
+    _check_top_k(objective, mine, teacher)
     capture = Capture(student, objective.wanted_of_student | answers)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
 
 
-def _check_top_k(objective: Objective, teacher: Teacher) -> None:
+def _check_top_k(objective: Objective, student: ModelShape, teacher: Teacher) -> None:
+    """After `prepare`, which has seen that the words are the same: only padding can still differ."""
+    if teacher.top_k is None or LOGITS not in objective.wanted_of_teacher:
+        return
     for loss in objective:
-        if teacher.top_k is None or loss.takes_top_k or all(theirs != LOGITS for _, theirs in loss.pairs()):
+        if loss.takes_top_k or all(theirs != LOGITS for _, theirs in loss.pairs()):
             continue
         standardized = "(standardize=True)" if getattr(loss, "standardize", False) else ""
         raise ValueError(
             f"{type(loss).__name__}{standardized} needs the teacher's logits of every class, and of this teacher "
             f"only the {teacher.top_k} largest of each position are known, with the rest as one class. Use "
             "SoftTargets, ReverseKL, GeneralizedJSD, SkewKL or TotalVariation, or cache all logits in another folder, "
+            "without top_k."
+        )
+    theirs = None if teacher.shape is None else teacher.shape.classes
+    if theirs is not None and theirs != student.classes:
+        raise ValueError(
+            f"the student's logits are of {student.classes} classes, the teacher's of {theirs}, and of those only the "
+            f"{teacher.top_k} largest are known, with the rest as one class, which rows of padding cannot be taken out "
+            f"of. Call student.resize_token_embeddings({theirs}) before, or cache all logits in another folder, "
             "without top_k."
         )
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from caches import padded, ragged
-from runs import classifier, distillation, exactly
+from models import tiny
+from runs import classifier, distillation, exactly, words
 
 from hf_distill import losses
 from hf_distill.batch import Batch
@@ -180,6 +181,29 @@ def test_losses_that_need_every_logit_are_refused_with_the_reason(tmp_path, name
     message += "TotalVariation, or cache all logits in another folder, without top_k."
     with pytest.raises(ValueError, match=exactly(message)):
         distillation(tmp_path, classifier(), Few(), [NEED_ALL[name]()], ragged(), data_collator=padded)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(50, 56), (56, 50)])
+def test_a_vocabulary_that_is_padded_to_another_size_is_refused_and_the_cure_works(tmp_path, mine, theirs):
+    student = tiny("gpt2", "LMHeadModel", vocab_size=mine)
+
+    def trainer():
+        teacher = CachedTeacher(
+            tmp_path / "cache", tiny("gpt2", "LMHeadModel", 1, vocab_size=theirs), top_k=8, tokenizer=words()
+        )
+        data = ragged().remove_columns("labels")
+        more = {"data_collator": padded, "processing_class": words()}
+        return distillation(tmp_path / "out", student, teacher, [SoftTargets()], data, **more)
+
+    message = f"the student's logits are of {mine} classes, the teacher's of {theirs}, and of those only the 8 largest "
+    message += "are known, with the rest as one class, which rows of padding cannot be taken out of. Call "
+    message += f"student.resize_token_embeddings({theirs}) before, or cache all logits in another folder, without "
+    with pytest.raises(ValueError, match=exactly(message + "top_k.")):
+        trainer()
+    student.resize_token_embeddings(theirs)
+    cured = trainer()
+    cured.teacher.fill([cured.train_dataset], padded)
+    cured.train()
 
 
 def test_every_loss_on_logits_takes_it_or_is_refused():
