@@ -100,8 +100,8 @@ def _check_top_k(objective: Objective, student: ModelShape, teacher: Teacher) ->
     if theirs is not None and theirs != student.classes:
         raise ValueError(
             f"the student's logits are of {student.classes} classes, the teacher's of {theirs}, and of those only the "
-            f"{teacher.top_k} largest are known, with the rest as one class, which rows of padding cannot be taken out "
-            f"of. Call student.resize_token_embeddings({theirs}) before, or cache all logits in another folder, "
+            f"{teacher.top_k} largest are known, with the rest as one class, and padding cannot be taken out of it. "
+            f"Call student.resize_token_embeddings({theirs}) before, or cache all logits in another folder, "
             "without top_k."
         )
 

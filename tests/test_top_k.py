@@ -195,8 +195,8 @@ def test_a_vocabulary_that_is_padded_to_another_size_is_refused_and_the_cure_wor
         more = {"data_collator": padded, "processing_class": words()}
         return distillation(tmp_path / "out", student, teacher, [SoftTargets()], data, **more)
 
-    message = f"the student's logits are of {mine} classes, the teacher's of {theirs}, and of those only the 8 largest "
-    message += "are known, with the rest as one class, which rows of padding cannot be taken out of. Call "
+    message = f"the student's logits are of {mine} classes, the teacher's of {theirs}, and of those only the 8 "
+    message += "largest are known, with the rest as one class, and padding cannot be taken out of it. Call "
     message += f"student.resize_token_embeddings({theirs}) before, or cache all logits in another folder, without "
     with pytest.raises(ValueError, match=exactly(message + "top_k.")):
         trainer()

@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
+from hf_distill.heads import HeadLogits
 from hf_distill.signals import LOGITS, Signal
 from hf_distill.tasks import Task
 from hf_distill.teachers.cache import Cache
@@ -25,6 +28,7 @@ from hf_distill.top_k import largest
 
 SHARD = 2048  # examples; what is lost at most when a worker is killed
 _READ = 256  # examples that are read at once to find their keys
+_LOGITS = 2**24  # of a vocabulary that exist at once: 64 MiB in float32
 
 Report = Callable[[int, int], None]  # how many examples are done, of how many
 
@@ -215,6 +219,7 @@ class Filler:
         except Timeout:
             return False
 
+    @torch.no_grad()
     def _parts(self, examples: list[_Example], rows: "_Rows") -> Iterator[tuple[Layout, np.ndarray]]:
         """What is stored, signal by signal and example by example."""
         for batch, spans, counted, seen in self._answers(examples, rows):
@@ -222,9 +227,7 @@ class Filler:
                 if signal in self.heads:
                     values = values.float().unflatten(1, (self.heads[signal], -1)).mean(2)
                 layout = layout_of(signal, values, batch, self.dtype, counted is not None)
-                for row, (start, end) in enumerate(spans):
-                    kept = None if counted is None else counted[row]
-                    numbers = values[row][layout.inside(start, end, kept)].float()
+                for numbers in map(Tensor.float, _own_numbers(values, layout, spans, counted)):
                     if signal != LOGITS or self.top_k is None:
                         yield layout, self._stored(signal, numbers)
                         continue
@@ -233,7 +236,6 @@ class Filler:
                     yield of_logits, self._stored(signal, logits)
                     yield of_classes, np.ascontiguousarray(classes.cpu().numpy(), of_classes.dtype)
 
-    @torch.no_grad()
     def _answers(
         self, examples: list[_Example], rows: "_Rows"
     ) -> Iterator[tuple[Batch, np.ndarray, Tensor | None, dict[Signal, Tensor]]]:
@@ -249,9 +251,9 @@ class Filler:
                     "the collator made other inputs of the same row when it was asked again: random masking or "
                     "augmentation cannot be cached. Pass the model itself as the teacher."
                 )
-            seen = self._observe(capture, batch)
+            seen = self._observe(capture, replace(batch, counted_only=counted is not None))
             if self._pads_left:
-                self._check_padding(capture, batch, spans, seen)
+                self._check_padding(capture, batch, *spans[0])
                 self._pads_left = False  # once is enough
             yield batch, spans, counted, seen
 
@@ -260,21 +262,29 @@ class Filler:
         inputs = anatomy.accepted(self.model, read)
         if "use_cache" in self.accepted:
             inputs["use_cache"] = False
-        with capture:
+        with capture.counting(batch):
             outputs = self.model(**inputs)
         return capture.take(outputs, batch)
 
-    def _check_padding(self, capture: Capture, batch: Batch, spans: np.ndarray, seen: dict[Signal, Tensor]) -> None:
-        """Refuses a teacher whose answers depend on how much padding stands on the left, as it does in batches."""
-        start, end = spans[0]
+    def _check_padding(self, capture: Capture, batch: Batch, start: int, end: int) -> None:
+        """Refuses a teacher whose answers depend on how much padding stands on the left, as it does in batches.
+
+        Args:
+            capture: looks at it.
+            batch: its first row is asked about by itself, and once more with more padding.
+            start: where that row begins.
+            end: where it ends.
+        """
+        alone = Batch({name: each[:1] for name, each in batch.inputs.items()}, self.task)
         shifted = {
-            name: torch.cat([torch.zeros_like(each[:1, :1]), each[:1, :end]], 1)  # one more than there is
-            for name, each in batch.inputs.items()
-            if isinstance(each, Tensor) and batch.tokens is not None and each.shape[:2] == batch.tokens.shape
+            name: torch.cat([torch.zeros_like(each[:, :1]), each[:, :end]], 1)  # one more than there is
+            for name, each in alone.inputs.items()
+            if isinstance(each, Tensor) and alone.tokens is not None and each.shape[:2] == alone.tokens.shape
         }
-        alone = Batch({**{name: each[:1] for name, each in batch.inputs.items()}, **shifted}, self.task)
-        for signal, values in self._observe(capture, alone).items():
-            layout = layout_of(signal, values, alone, self.dtype)
+        further = Batch({**alone.inputs, **shifted}, self.task)
+        seen = self._observe(capture, alone)
+        for signal, values in self._observe(capture, further).items():
+            layout = layout_of(signal, values, further, self.dtype)
             here = seen[signal][0][layout.inside(start, end)].float().cpu().numpy()
             there = values[0][layout.inside(start + 1, end + 1)].float().cpu().numpy()
             if not np.allclose(here, there, rtol=1e-3, atol=1e-3 * float(np.abs(here).max(initial=0.0))):
@@ -341,6 +351,20 @@ def check_heads(
                 f"{folder} holds {signal} averaged over {groups} group(s) of its {heads} heads, and the losses need "
                 f"{needed}. Cache anew, in another folder."
             )
+
+
+def _own_numbers(values: Tensor, layout: Layout, spans: np.ndarray, counted: Tensor | None) -> Iterator[Tensor]:
+    """What is stored of a batch, example by example, padding left out.
+
+    A vocabulary's logits come some positions at a time, computed only then, and not parted by example: they lie in the
+    file one after the other, whose they are says the index.
+    """
+    if isinstance(values, HeadLogits):
+        for hidden in values.hidden.split(max(1, _LOGITS // values.shape[-1])):
+            yield hidden if values.weight is None else F.linear(hidden, values.weight, values.bias)
+        return
+    for row, (start, end) in enumerate(spans):
+        yield values[row][layout.inside(start, end, None if counted is None else counted[row])]
 
 
 class _Rows:

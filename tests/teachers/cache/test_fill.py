@@ -16,11 +16,13 @@ from models import LABELS, tiny
 from runs import classifier, exactly, words
 from transformers import DataCollatorForLanguageModeling
 
+from hf_distill.batch import Batch
 from hf_distill.signals import LOGITS, attention, hidden
 from hf_distill.tasks import Task
 from hf_distill.teachers.cache import Cache, fill, shards
-from hf_distill.teachers.cache.keys import keys_of
+from hf_distill.teachers.cache.keys import counted_of, keys_of
 from hf_distill.teachers.cache.manifest import Manifest
+from hf_distill.top_k import largest
 
 WANTED = (LOGITS, hidden(0))
 FORK = multiprocessing.get_context("fork")  # a child that imports nothing
@@ -284,6 +286,44 @@ def test_data_without_a_length_or_without_rows_is_refused(tmp_path):
     for data in ([], ragged().select([])):
         with pytest.raises(ValueError, match=exactly("there are no rows to ask the teacher about.")):
             filled(tmp_path, data)
+
+
+# --- a vocabulary
+
+
+def some_labelled():
+    """Every third word has a label, the last row none."""
+    rows = ragged().map(lambda row: {"labels": [-100 if i % 3 else word for i, word in enumerate(row["input_ids"])]})
+    return [*list(rows)[:-1], rows[11] | {"labels": [-100] * len(rows[11]["input_ids"])}]
+
+
+@pytest.mark.parametrize("k", [None, 4])
+@pytest.mark.parametrize(
+    ("family", "head", "task", "last"),
+    [("gpt2", "LMHeadModel", Task.CAUSAL_LM, "lm_head"), ("bert", "ForMaskedLM", Task.MASKED_LM, "cls.predictions")],
+)
+def test_the_head_is_run_on_the_positions_that_count_and_their_logits_exist_a_few_at_a_time(
+    tmp_path, monkeypatch, family, head, task, last, k
+):
+    model, rows, given = tiny(family, head, 1), some_labelled(), []
+    expected = {}
+    for number, row in enumerate(rows):
+        own = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].detach()
+        labels = [*row["labels"][1:], -100] if task is Task.CAUSAL_LM else row["labels"]
+        expected[number] = own[[place for place, label in enumerate(labels) if label >= 0]]
+    count = sum(map(len, expected.values()))
+    monkeypatch.setattr(fill, "_LOGITS", 3 * 50)
+    monkeypatch.setattr(fill.HeadLogits, "whole", lambda *_: pytest.fail("the logits of all positions were made"))
+    model.get_submodule(last).register_forward_hook(lambda _, args, __: given.append(args[0].shape[:-1].numel()))
+    cache = filled(tmp_path, rows, model=model, task=task, signals=WANTED, top_k=k)
+    assert sum(given) == count < sum(len(row["input_ids"]) for row in rows) / 2
+    batch = Batch(padded(rows), task)
+    counted = counted_of(batch)
+    keys, spans = keys_of(batch.inputs, ["attention_mask", "input_ids"], batch.tokens, counted)
+    found = cache.read(LOGITS, cache.find(keys), spans[:, 0], 9, counted.numpy())
+    for number, logits in expected.items():
+        wanted = logits if k is None else largest(logits, k)[0]
+        torch.testing.assert_close(torch.from_numpy(found[number])[counted[number]], wanted)
 
 
 # --- what is refused
