@@ -243,7 +243,8 @@ def filled(folder, k, *given, **settings):
 def test_a_folder_with_more_or_fewer_logits_is_refused(tmp_path, cached, here):
     filled(tmp_path / "it", cached)
     found = "all logits" if cached is None else f"the {cached} largest logits"
-    message = f"{tmp_path / 'it'} holds {found} of each position, not top_k={here}. Cache anew, in another folder."
+    message = f"{tmp_path / 'it'} holds {found} of each position, not top_k={here}. Pass top_k={cached} "
+    message += f"(in a recipe cache_top_k: {cached or 'null'}), or cache anew, in another folder."
     with pytest.raises(ValueError, match=exactly(message)):
         CachedTeacher(tmp_path / "it", classifier(seed=1), top_k=here)
     assert CachedTeacher(tmp_path / "it").top_k == cached

@@ -102,7 +102,6 @@ class CachedTeacher(Teacher):
         self.input_names: Iterable[str] = anatomy.forward_names(self.model)
         self._wanted: dict[Signal, Signal] = {}  # {as the losses ask for it: as it is stored}
         self._only_live = False
-        self._fingerprint: dict[str, Any] = {}
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.
@@ -131,12 +130,9 @@ class CachedTeacher(Teacher):
         for signal, stored in self._wanted.items():
             asked.setdefault(stored, set()).add(self.averaged_heads.get(signal))
         self._heads = {stored: groups for stored, (groups, *more) in asked.items() if groups is not None and not more}
-        if self._live is None:
-            self._fingerprint = {"tokenizer": vocabulary(tokenizer)}  # nothing else is known here
-        else:
-            self._fingerprint = fingerprint(self._live.model, tokenizer)
         if self._cache is not None:
-            self._check_cache(self._cache, self._fingerprint)
+            only = {"tokenizer": vocabulary(tokenizer)}  # nothing else is known here
+            self._check_cache(self._cache, only if self._live is None else fingerprint(self._live.model, tokenizer))
 
     def _prepare_model(self) -> ModelTeacher:
         """The model, loaded now if it was not yet, and ready to be asked."""
@@ -148,10 +144,9 @@ class CachedTeacher(Teacher):
         self._live.label_map = self.label_map
         self._live.only_evaluated = self.only_evaluated
         self._live.prepare(*self._asked_by)
-        if loads and not self._only_live:
-            self._fingerprint = fingerprint(self._live.model, self._asked_by[-1])
-            if self._cache is not None:
-                check_same(self.folder, self._cache.manifest.fingerprint, self._fingerprint)
+        if loads and not self._only_live and self._cache is not None:
+            here = fingerprint(self._live.model, self._asked_by[-1])
+            check_same(self.folder, self._cache.manifest.fingerprint, here)
         return self._live
 
     def _check_top_k(self, task: Task, wanted: frozenset[Signal]) -> None:
@@ -197,7 +192,7 @@ class CachedTeacher(Teacher):
 
         Raises:
             ValueError: the trainer was not made yet, so that nobody knows what the losses ask for; there are examples
-                that are not in the cache, and no model.
+                that are not in the cache, and no model; the model is not the one that answered before.
             FloatingPointError: the answers are not finite, or too large for `dtype`.
         """
         if self._only_live:
@@ -212,7 +207,8 @@ class CachedTeacher(Teacher):
             if self._load is None:
                 raise ValueError(f"{self.folder} was opened without its teacher: pass the model too to add examples.")
         live = self._live or self._prepare_model()
-        self._cache = Cache(self.folder, self._filler(live.model, self._fingerprint, collate).fill(parts, report))
+        known = fingerprint(live.model, self._asked_by[-1])  # it may have changed since it was last asked
+        self._cache = Cache(self.folder, self._filler(live.model, known, collate).fill(parts, report))
 
     def _filler(
         self, model: nn.Module, known: dict[str, Any], collate: Callable[[list[Any]], dict[str, Any]]

@@ -1,6 +1,7 @@
 """The cache that a recipe names: it is built once, used by every run, and changes no figure."""
 
 import gc
+import json
 import re
 import sys
 import weakref
@@ -14,6 +15,7 @@ from rich.console import Console
 from hf_distill import evaluation, recipe, report, run, teachers
 from hf_distill.run import cached
 from hf_distill.signals import LOGITS, hidden
+from hf_distill.tasks import Task
 from hf_distill.teachers.cache import fill as filling
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -175,6 +177,22 @@ def test_the_answers_of_a_quantized_teacher_are_not_taken_for_its_own(folder):
     assert found[0].milliseconds is not None, "its weights are loaded, and compared"
 
 
+def test_the_task_is_the_recipe_s_or_the_teacher_s_own_and_never_that_of_the_cache(folder):
+    """The teacher's config names no problem; with the line in the recipe it solves several labels an example."""
+    config = Path("teacher/config.json")
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({name: value for name, value in fields.items() if name != "problem_type"}))
+    build()
+    assert run.prepare(recipe.load("recipe.yaml", [CACHE])).task is Task.MULTI_LABEL
+    Path("recipe.yaml").write_text(Path("recipe.yaml").read_text().replace("task: multi_label\n", ""))
+    said = []
+    for changes in ([], [CACHE]):
+        with pytest.raises(ValueError, match="unknown label") as refused:
+            run.prepare(recipe.load("recipe.yaml", changes))
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+
+
 def test_a_cache_that_python_has_filled_is_compared_by_its_weights(folder):
     """Nobody knows there which files the model came from, or whether it was changed since."""
     build()
@@ -210,7 +228,8 @@ def test_what_is_there_is_not_asked_again(folder, monkeypatch):
 def test_float16_is_asked_for_in_the_recipe_and_another_dtype_refused_later(folder):
     cache, _ = build("teacher.cache_dtype=float16")
     assert {layout.dtype for layout in cache.layouts.values()} == {"float16"}
-    with pytest.raises(ValueError, match=r"answers holds float16, not float32\. Cache anew, in another folder\."):
+    said = r'answers holds float16, not float32\. Pass dtype="float16" \(in a recipe cache_dtype: float16\), or cache '
+    with pytest.raises(ValueError, match=said):
         build()
 
 

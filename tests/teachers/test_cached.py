@@ -230,6 +230,17 @@ def test_without_logits_labels_are_nothing_to_the_cache(tmp_path):
     assert answering.observe(unlabelled)[hidden(0)].any()
 
 
+def test_a_teacher_that_was_changed_since_adds_nothing_to_what_it_said_before(tmp_path):
+    trainer = trainer_of(tmp_path, "single label", CachedTeacher(tmp_path / "cache", teacher()))
+    trainer.teacher.fill([trainer.train_dataset], trainer.data_collator)
+    before = files(tmp_path / "cache")
+    with torch.no_grad():
+        trainer.teacher.model.classifier.bias[0] += 1
+    with pytest.raises(ValueError, match="cache holds the answers of another teacher: weights is"):
+        fill(trainer)
+    assert files(tmp_path / "cache") == before
+
+
 # --- averages over heads
 
 

@@ -157,7 +157,10 @@ class Filler:
         self.signals = frozenset(layout.signal for layout in layouts) - {CLASSES}
         dtype = next(layout.dtype for layout in layouts if layout.signal != CLASSES)
         if dtype != self.dtype:
-            raise ValueError(f"{self.folder} holds {dtype}, not {self.dtype}. Cache anew, in another folder.")
+            raise ValueError(
+                f'{self.folder} holds {dtype}, not {self.dtype}. Pass dtype="{dtype}" (in a recipe cache_dtype: '
+                f"{dtype}), or cache anew, in another folder."
+            )
         check_top_k(self.folder, top_k_of(layouts), self.top_k)
         cached_heads = heads_of(layouts)
         check_heads(self.folder, cached_heads, self.heads, anatomy.describe(self.model).heads, wanted)
@@ -326,7 +329,10 @@ def check_top_k(folder: Path, cached: int | None, here: int | None) -> None:
     """
     if cached != here:
         found = "all logits" if cached is None else f"the {cached} largest logits"
-        raise ValueError(f"{folder} holds {found} of each position, not top_k={here}. Cache anew, in another folder.")
+        raise ValueError(
+            f"{folder} holds {found} of each position, not top_k={here}. Pass top_k={cached} (in a recipe "
+            f"cache_top_k: {'null' if cached is None else cached}), or cache anew, in another folder."
+        )
 
 
 def check_heads(

@@ -7,7 +7,8 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from hf_distill.teachers.cache.manifest import Manifest, described, write_json
+from hf_distill.tasks import find_task
+from hf_distill.teachers.cache.manifest import Manifest, described, skeleton, write_json
 
 SOURCE = "source.json"
 
@@ -35,16 +36,19 @@ def is_same(folder: Path, model: str, dtype: str, task: str | None) -> bool:
         folder: of the cache.
         model: a folder or a Hub id.
         dtype: that it would be loaded in, or "auto".
-        task: that it is to solve; None for its own.
+        task: that it is to solve; None for its own, as its config says.
     """
     manifest, known, here = Manifest.read(folder), _remembered(folder), files_of(model)
     if manifest is None or "config.json" not in here or known.get("weights") != manifest.fingerprint["weights"]:
         return False
     if any(known["files"].get(name) != found for name, found in here.items()):
         return False
+    config = AutoConfig.from_pretrained(model)
     if dtype == "auto":
-        dtype = str(AutoConfig.from_pretrained(model).dtype).removeprefix("torch.")
-    return dtype == manifest.fingerprint["dtype"] and task in (None, manifest.fingerprint["task"])
+        dtype = str(config.dtype).removeprefix("torch.")
+    fields = manifest.fingerprint["config"] | {"problem_type": config.problem_type}
+    task = task or str(find_task(skeleton(manifest.fingerprint | {"config": fields})))
+    return dtype == manifest.fingerprint["dtype"] and task == manifest.fingerprint["task"]
 
 
 def files_of(model: str) -> dict[str, str]:

@@ -338,7 +338,10 @@ def test_the_head_is_run_on_the_positions_that_count_and_their_logits_exist_a_fe
             {"model": classifier(seed=1, layer_norm_eps=1e-6)},
             "the answers of another teacher: config.layer_norm_eps is 1e-12 t",
         ),
-        ({"dtype": "float16"}, "float32, not float16. Cache anew, in another folder."),
+        (
+            {"dtype": "float16"},
+            'float32, not float16. Pass dtype="float32" (in a recipe cache_dtype: float32), or cache anew, in ano',
+        ),
         (
             {"signals": (LOGITS, attention(0))},
             "hidden(0), logits, and the losses ask for attention(0) too. Cache anew, in another folder.",
