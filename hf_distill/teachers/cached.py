@@ -41,7 +41,8 @@ class CachedTeacher(Teacher):
     and processes need no care. Once filled, the folder is enough: `CachedTeacher("cache")` loads no model, and
     `CachedTeacher("cache", lambda: teachers.load("teacher"))` only if something is missing.
 
-    Of logits beside tokens only those that count are kept: those with a label, or all attended ones without labels.
+    Of logits beside tokens only those that count are kept: those with a label, or all attended ones without labels. A
+    vocabulary's logits are kept where a loss looks at them; without them no agreement is told.
 
     Args:
         folder: of the cache.
@@ -86,8 +87,8 @@ class CachedTeacher(Teacher):
             )
         self._cache = None if manifest is None else Cache(self.folder, manifest)
         self.top_k = top_k
-        if self._cache is not None and (model is not None or top_k is not None):
-            check_top_k(self.folder, self._cache.top_k, top_k)
+        if manifest is not None and (model is not None or top_k is not None):
+            check_top_k(self.folder, manifest.layouts, top_k)
         elif self._cache is not None:
             self.top_k = self._cache.top_k
         self._load = model
@@ -115,6 +116,8 @@ class CachedTeacher(Teacher):
         self._only_live = why is not None and self.missing == "live"
         if why is not None and self.missing == "error":
             raise ValueError(f'{why} Pass missing="live", or the model itself as the teacher.')
+        if task.of_vocabulary and not self._only_live:  # to tell the agreement alone they are too large for a disk
+            wanted = wanted - self.only_evaluated or wanted
         self._asked_by = (student, wanted, device, tokenizer)
         if self._live is not None or self._only_live:
             self._prepare_model()

@@ -204,6 +204,30 @@ def test_of_logits_beside_tokens_only_those_that_count_are_stored(tmp_path, kind
     assert not seen[~mask].any()
 
 
+@pytest.mark.parametrize("kind", ["causal LM", "single label"])
+def test_a_vocabulary_s_logits_that_no_loss_looks_at_are_not_stored(tmp_path, monkeypatch, kind):
+    """They would only tell the agreement. A classifier's are small, and are."""
+    make, student, _, data, collate = KINDS[kind]
+    monkeypatch.setitem(KINDS, kind, (make, student, lambda: [HiddenMSE("last")], data, collate))
+    few = {"top_k": 8} if kind == "causal LM" else {}
+
+    def trainer(missing="error"):
+        return trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", make(), missing=missing, **few))
+
+    filling = trainer()
+    filling.teacher.fill([filling.train_dataset], collate)
+    held = {hidden(3)} if kind == "causal LM" else {hidden(3), LOGITS}
+    assert set(filling.teacher._cache.layouts) == held
+    half = trainer("live")  # some rows of an evaluation are answered live
+    half.teacher.fill([half.eval_dataset.select(range(2))], collate)
+    alone = trainer_of(tmp_path, kind, make())
+    found, expected = half.evaluate(), alone.evaluate()
+    assert ("eval_agreement" in found) == (kind != "causal LM")
+    assert found["eval_hidden_mse"] == pytest.approx(expected["eval_hidden_mse"], rel=1e-4)
+    fill(half)
+    half.train()
+
+
 def test_the_same_words_with_other_labels_that_count_are_another_example_and_no_wrong_row(tmp_path):
     model, rows = KINDS["tokens"][0](), [{"input_ids": [5, 6, 7, 8], "labels": [1, -100, 2, -100]}]
     others = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 1, -100, 2]}]

@@ -161,7 +161,7 @@ class Filler:
                 f'{self.folder} holds {dtype}, not {self.dtype}. Pass dtype="{dtype}" (in a recipe cache_dtype: '
                 f"{dtype}), or cache anew, in another folder."
             )
-        check_top_k(self.folder, top_k_of(layouts), self.top_k)
+        check_top_k(self.folder, layouts, self.top_k)
         cached_heads = heads_of(layouts)
         check_heads(self.folder, cached_heads, self.heads, anatomy.describe(self.model).heads, wanted)
         self.heads = cached_heads
@@ -321,13 +321,14 @@ def check_same(folder: Path, cached: dict[str, Any], here: dict[str, Any]) -> No
         raise ValueError(f"{folder} holds the answers of another teacher: {differs}. Cache anew, in another folder.")
 
 
-def check_top_k(folder: Path, cached: int | None, here: int | None) -> None:
-    """Refuses a folder that keeps more or fewer logits of each position.
+def check_top_k(folder: Path, layouts: Sequence[Layout], here: int | None) -> None:
+    """Refuses a folder that keeps more or fewer logits of each position; one without logits is no matter.
 
     Raises:
         ValueError: it does.
     """
-    if cached != here:
+    cached = top_k_of(layouts)
+    if cached != here and any(layout.signal == LOGITS for layout in layouts):
         found = "all logits" if cached is None else f"the {cached} largest logits"
         raise ValueError(
             f"{folder} holds {found} of each position, not top_k={here}. Pass top_k={cached} (in a recipe "
