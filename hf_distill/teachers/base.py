@@ -1,7 +1,7 @@
 """What every teacher is: somebody who says what is known about a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,17 @@ class Teacher(ABC):
             wanted: the signals that `observe` will be asked for.
             device: where the answers must be.
             tokenizer: what made the inputs, or None.
+
+        Raises:
+            ValueError: the message names what was found and the call that cures it.
+        """
+
+    def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+        """Called before the first step of a training: refuses rows that it would not know hours later.
+
+        Args:
+            dataset: what is evaluated while the student trains, one data set or several by name; None: nothing is.
+            collate: makes a batch of its rows.
 
         Raises:
             ValueError: the message names what was found and the call that cures it.

@@ -103,6 +103,7 @@ class CachedTeacher(Teacher):
         self.input_names: Iterable[str] = anatomy.forward_names(self.model)
         self._wanted: dict[Signal, Signal] = {}  # {as the losses ask for it: as it is stored}
         self._only_live = False
+        self._filled: list[Any] = []  # data sets that are there as a whole
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.
@@ -206,19 +207,45 @@ class CachedTeacher(Teacher):
         if self._live is None:
             assert self._cache is not None
             if self._filler(self.model, self._cache.manifest.fingerprint, collate).holds(parts):
+                self._filled += parts
                 return
             if self._load is None:
                 raise ValueError(f"{self.folder} was opened without its teacher: pass the model too to add examples.")
         live = self._live or self._prepare_model()
         known = fingerprint(live.model, self._asked_by[-1])  # it may have changed since it was last asked
         self._cache = Cache(self.folder, self._filler(live.model, known, collate).fill(parts, report))
+        self._filled += parts
+
+    def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+        """See `Teacher.check_evaluation`.
+
+        Raises:
+            ValueError: some rows are not in the cache, and the model is not to be asked.
+        """
+        if self._cache is None or self._only_live or self.missing == "live":
+            return
+        parts = [
+            part
+            for part in (dataset.values() if isinstance(dataset, Mapping) else [dataset])
+            if hasattr(part, "__len__") and len(part) and all(part is not each for each in self._filled)
+        ]
+        filler = self._filler(self.model, self._cache.manifest.fingerprint, collate, as_cached=True)
+        if parts and not filler.holds(parts):
+            raise ValueError(
+                f"eval_dataset has rows that are not in {self.folder}, and the first evaluation would ask for them. "
+                'Call fill with it too, or pass missing="live".'
+            )
 
     def _filler(
-        self, model: nn.Module, known: dict[str, Any], collate: Callable[[list[Any]], dict[str, Any]]
+        self,
+        model: nn.Module,
+        known: dict[str, Any],
+        collate: Callable[[list[Any]], dict[str, Any]],
+        as_cached: bool = False,
     ) -> Filler:
         wanted = frozenset(self._wanted.values())
         dtype = self.dtype
-        if self._load is None and self._cache is not None:  # opened without saying what is in it
+        if self._cache is not None and (as_cached or self._load is None):  # nobody has said what is to be in it
             dtype = next(layout.dtype for layout in self._cache.manifest.layouts if layout.signal != CLASSES)
         settings: tuple[Any, ...] = (dtype, self.batch_size, self.top_k, self._heads)
         return Filler(self.folder, model, known, wanted, self._task, collate, *settings)

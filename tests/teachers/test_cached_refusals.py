@@ -16,6 +16,7 @@ from hf_distill.losses import HiddenMSE, Sobolev, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, attention, hidden, input_gradient
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
+from hf_distill.teachers.cache.fill import Filler
 
 WANTED = frozenset({LOGITS, hidden(0)})
 
@@ -37,6 +38,25 @@ def batch_of(rows) -> Batch:
 
 
 # --- an example that is not there
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_rows_that_an_evaluation_would_not_find_are_known_beforehand(folder, tmp_path, monkeypatch, loaded):
+    answering = prepared(folder, classifier(seed=1) if loaded else None)
+    there, more = ragged(), ragged(13)
+    for data in (there, {"a": there, "b": list(there)[:2]}, None, [], there.to_iterable_dataset()):
+        answering.check_evaluation(data, padded)
+    message = f"eval_dataset has rows that are not in {folder}, and the first evaluation would ask for them. Call "
+    for data in (more, {"a": there, "b": more}, list(more)):
+        with pytest.raises(ValueError, match=exactly(message + 'fill with it too, or pass missing="live".')):
+            answering.check_evaluation(data, padded)
+    prepared(folder, classifier(seed=1), missing="live").check_evaluation(more, padded)
+    prepared(tmp_path, classifier(seed=1)).check_evaluation(more, padded)  # the first step says that nothing is there
+    half = prepared(tmp_path, classifier(seed=1), dtype="float16")
+    half.fill(more, padded)
+    prepared(tmp_path, classifier(seed=1)).check_evaluation(more, padded)  # whatever the dtype of what is there
+    monkeypatch.setattr(Filler, "holds", lambda *_: pytest.fail("it has just been filled"))
+    half.check_evaluation({"validation": more}, padded)
 
 
 @pytest.mark.parametrize("loaded", [True, False])
