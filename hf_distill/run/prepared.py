@@ -135,7 +135,15 @@ def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
         assert manifest is not None, "the cache is finished"
         teacher = skeleton(manifest.fingerprint)
         return teacher, find_task(teacher)
-    teacher = _load_teacher(recipe)
+    try:
+        teacher = _load_teacher(recipe)
+    except ValueError as error:
+        if spec.cache is None or Manifest.read(Path(spec.cache)) is None or sources.files_of(source):
+            raise
+        raise ValueError(
+            f"teacher.model '{source}' is not on this machine. {spec.cache} holds a teacher's answers, and by its "
+            f"config.json it is known whose: put that file in {source}; its weights may be gone."
+        ) from error
     return teacher, find_task(teacher)
 
 

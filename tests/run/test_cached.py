@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shutil
 import sys
 import weakref
 from io import StringIO
@@ -112,6 +113,20 @@ def test_a_student_with_weights_of_its_own_learns_where_the_teacher_s_are_gone(f
     assert same(weights(without.trainer.model), weights(with_teacher.trainer.model))
     assert files(Path("answers")) == before
     assert len(build(*own[1:])[0].manifest.shards) == 1
+
+
+def test_of_a_teacher_that_is_gone_with_its_config_the_config_is_asked_for(folder):
+    ready = run.prepare(recipe.load("recipe.yaml"))
+    ready.student.save_pretrained("start")
+    ready.tokenizer.save_pretrained("start")
+    own = [CACHE, "student={model: start}"]
+    build(own[1])
+    shutil.move("teacher", "away")
+    with pytest.raises(ValueError, match=r"'(.*/)?teacher' is not on this machine\. answers holds .* config\.json"):
+        run.prepare(recipe.load("recipe.yaml", own))
+    Path("teacher").mkdir()
+    shutil.copy("away/config.json", "teacher")
+    assert cached.has_no_weights(run.prepare(recipe.load("recipe.yaml", own)).teacher)
 
 
 def test_a_student_that_is_copied_from_the_teacher_needs_its_weights_once_and_nobody_runs_it(folder, monkeypatch):
