@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
-    "teachers": MODELS,
+    "teachers": MODELS | {"heads"},
     "students": MODELS,
     "augment": MODELS | {"teachers"},
     "terms": WORDS | {"batch", "heads"},
