@@ -168,6 +168,13 @@ def hands_out_maps(model: nn.Module) -> bool:
     return unwrap(model).config.model_type in _HAND_OUT_MAPS
 
 
+def attention_dropout(model: nn.Module) -> tuple[str, float]:
+    """The field of a model's config that says what share of its attention is dropped in training, and that share."""
+    config = unwrap(model).config.get_text_config()
+    names = ("attention_probs_dropout_prob", "attention_dropout")
+    return next(((name, getattr(config, name)) for name in names if hasattr(config, name)), ("attention_dropout", 0.0))
+
+
 def ask_for_map(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
     """The arguments of a block's forward, with its attention map asked for."""
     place = list(inspect.signature(type(block).forward).parameters).index("output_attentions") - 1
@@ -178,7 +185,7 @@ def ask_for_map(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 @dataclass(frozen=True)
 class HandedOut:
-    """A map as its block hands it out: in a student that trains, after the dropout of its attention."""
+    """A map as its block hands it out."""
 
     map: Tensor
 
