@@ -74,7 +74,7 @@ def head_and_divergence(
     Returns:
         A scalar. It is differentiated once only: a second backward raises.
 
-    Reference: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989, the linear layer fused with its loss.
+    Reference: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989, section 3.2.
     Differs from the paper: plain PyTorch, any divergence, two models.
     """
     return head_and_terms(student, teacher, [Term(divergence, 1.0, more)], chunk_size)[0]
