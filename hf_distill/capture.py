@@ -112,8 +112,21 @@ class Capture:
                 'gradient. Call activation_checkpointing_enable({"use_reentrant": False}).'
             )
         self._create_graph = torch.is_grad_enabled()
+        self._check_recomputed_attention()
         if self._embeddings is not None:
             self._check_second_derivatives()
+        self._arm_ends()
+        self._arm_blocks()
+        self._before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = anatomy.recording_name(
+                config._attn_implementation_internal, self._sdpa
+            )
+        return self
+
+    def _arm_ends(self) -> None:
+        """Before the blocks and after them."""
+        if self._embeddings is not None:
             self._contexts.enter_context(torch.enable_grad())
             if self._create_graph or self._twice:
                 self._contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -124,7 +137,8 @@ class Capture:
             self._handles.append(self._vocabulary.entry.register_forward_pre_hook(self._keep_counted(self._counted)))
             if self._vocabulary.is_linear:
                 vars(self._vocabulary.last)["forward"] = self._not_yet
-        self._check_recomputed_attention()
+
+    def _arm_blocks(self) -> None:
         for place in self._places:
             if place.embeddings:
                 self._handles.append(place.block.register_forward_pre_hook(self._keep_input, with_kwargs=True))
@@ -141,12 +155,6 @@ class Capture:
                         vars(module)[anatomy.SINK] = records
         if self._last is not None:
             self._handles.append(self._blocks[self._last].register_forward_hook(self._end(self._last)))
-        self._before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = anatomy.recording_name(
-                config._attn_implementation_internal, self._sdpa
-            )
-        return self
 
     def _check_maps(self, kinds: set[str]) -> None:
         """Maps are all that such a family gives, and that it computes them in its own way is said once."""

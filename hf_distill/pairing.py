@@ -79,7 +79,19 @@ def pair(
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     _check_top_k(objective, mine, teacher)
     capture = Capture(student, objective.wanted_of_student | answers)
+    _check_maps(student, objective)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
+
+
+def _check_maps(student: nn.Module, objective: Objective) -> None:
+    """A map that a block hands out comes after the dropout of attention, whose zeros drown what is compared."""
+    name, share = anatomy.attention_dropout(student)
+    looked_at = any(signal.kind == "attention" for signal in objective.wanted_of_student)
+    if looked_at and share > 0 and anatomy.hands_out_maps(student):
+        raise ValueError(
+            f"{type(anatomy.unwrap(student)).__name__} hands out its attention maps after a dropout of {share}, which "
+            f"would be most of the loss. Load the student with {name}=0.0."
+        )
 
 
 def _check_top_k(objective: Objective, student: ModelShape, teacher: Teacher) -> None:

@@ -11,7 +11,8 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 PARTS = ("data", "teacher", "student forward", "losses", "backward", "optimizer", "rest")
-STEP = "micro-batch"  # all that happens from a micro-batch to its gradients
+WITHIN = ("teacher", "student forward", "losses")
+STEP = "micro-batch"  # all that happens from a micro-batch to its gradients, these three and backward
 TRACE, FIGURES = "trace.json", "profile.json"
 _TRACED = 2  # steps; more make a file that no viewer opens
 
@@ -25,12 +26,19 @@ class part:
         self._name = name
 
     def __enter__(self) -> None:
-        if _running is not None:
+        self._measures = _running
+        if self._measures is not None:
             self._began = _now()
+            self._measures.inside.append(self._name)
 
-    def __exit__(self, *_: object) -> None:
-        if _running is not None and hasattr(self, "_began"):
-            _running.add(self._name, _now() - self._began)
+    def __exit__(self, failed: type[BaseException] | None = None, *_: object) -> None:
+        if self._measures is None:
+            return
+        self._measures.inside.remove(self._name)
+        if failed is not None:
+            self._measures.give_up()
+        elif self._name not in WITHIN or STEP in self._measures.inside:  # an evaluation is none of a step's
+            self._measures.add(self._name, _now() - self._began)
 
 
 class Profile(TrainerCallback):
@@ -54,6 +62,7 @@ class Profile(TrainerCallback):
         self.skip, self.steps = skip, steps
         self.console = console
         self.seconds: dict[str, float] = {}
+        self.inside: list[str] = []  # the parts that it is in now
         self._sums: dict[str, float] = {}
         self._done = 0
         self._began = 0.0
@@ -63,8 +72,15 @@ class Profile(TrainerCallback):
         """Notes the time of a part."""
         self._sums[name] = self._sums.get(name, 0.0) + seconds
 
+    def give_up(self) -> None:
+        """Measures no further: what ran has failed."""
+        self._end()
+        if self._trace is not None:
+            self._trace.stop()
+            self._trace = None
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._done, self._sums, self.seconds = 0, {}, {}
+        self._done, self._sums, self.seconds, self.inside = 0, {}, {}, []
         self._looks = state.is_world_process_zero
         if self._looks and self.skip == 0:
             self._start()
@@ -112,8 +128,7 @@ class Profile(TrainerCallback):
         whole = _now() - self._began
         self._end()
         sums = {name: self._sums.get(name, 0.0) for name in PARTS}
-        inside = ("teacher", "student forward", "losses")
-        sums["backward"] = self._sums.get(STEP, 0.0) - sum(sums[name] for name in inside)
+        sums["backward"] = self._sums.get(STEP, 0.0) - sum(sums[name] for name in WITHIN)
         sums["rest"] = whole - sum(sums.values())
         self.seconds = {name: value / steps for name, value in sums.items()}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -65,12 +65,14 @@ def differing_lengths(dataset: Any, lengths: str, sequence: str) -> list[int] | 
     if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom" or not len(dataset):
         return None
     if lengths in dataset.column_names:
-        found = list(dataset.with_format(None)[lengths])
+        found = dataset.select_columns(lengths).with_format("arrow")[:][lengths].to_pylist()
     elif sequence in dataset.column_names:
         column = dataset.select_columns(sequence).with_format("arrow")[:][sequence]
         if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
             return None
         found = pc.list_value_length(column).to_pylist()
     else:
+        return None
+    if not all(isinstance(length, int) for length in found):  # a missing row, or a column of another meaning
         return None
     return found if min(found) != max(found) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import FAMILIES, LABELS, LAYERS, OTHERS, inputs_of, tiny
+from models import FAMILIES, LABELS, LAYERS, OTHERS, VOCABULARY, inputs_of, tiny
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -685,3 +685,21 @@ def test_a_loss_of_the_model_itself_needs_labels():
     inputs = {"input_ids": torch.tensor([[3, 4]])}
     with pytest.raises(ValueError, match=r"was given no labels and computes no loss of its own. Use TaskLoss"):
         catch(model, [TASK_LOSS], inputs)
+
+
+def test_a_refusal_leaves_nothing_on_the_model() -> None:
+    """Blocks that are checkpointed under eager attention cannot be recorded, which is found when it is armed."""
+    model = tiny("llama", "ForCausalLM").train()
+    model.set_attn_implementation("eager")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    inputs = inputs_of(model)
+    batch = Batch(inputs | {"labels": inputs["input_ids"]}, Task.CAUSAL_LM, counted_only=True)
+
+    def hooks_of(module: nn.Module) -> tuple[Any, ...]:
+        return len(module._forward_hooks), len(module._forward_pre_hooks), "forward" in vars(module)
+
+    before = [hooks_of(module) for module in model.modules()]
+    with pytest.raises(ValueError, match="is not recorded"), Capture(model, [LOGITS, attention(1)]).counting(batch):
+        pass
+    assert [hooks_of(module) for module in model.modules()] == before
+    assert model.eval()(**inputs).logits.shape == (3, 10, VOCABULARY)

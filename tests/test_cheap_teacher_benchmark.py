@@ -56,6 +56,10 @@ def test_a_student_learns_from_each_kind_and_is_made_of_the_plain_one(benchmark,
         logits = benchmark.taught(model, plain, split, words(), 0, 1)
         assert logits.shape == (6, 3)
         trainer = made.pop()
+        for index, row in enumerate(split["validation"]):  # in the order of the rows
+            with torch.no_grad():
+                alone = trainer.model.eval()(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+            torch.testing.assert_close(torch.tensor(logits[index]), alone, rtol=1e-4, atol=1e-4)
         assert trainer.teacher.model is model
         assert [type(loss) for loss in trainer.objective] == [SoftTargets]
         assert trainer.state.global_step == 1

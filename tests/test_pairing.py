@@ -4,7 +4,7 @@ from models import tiny
 from torch import nn
 
 from hf_distill import DistillationConfig
-from hf_distill.losses import AttentionMSE, HiddenMSE, RKDDistance, SoftTargets
+from hf_distill.losses import AttentionKL, AttentionMSE, HiddenMSE, RKDDistance, SoftTargets
 from hf_distill.pairing import check_student, pair
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
@@ -60,3 +60,16 @@ def test_what_is_no_student_is_refused():
     with pytest.raises(ValueError, match=r"^the student is a Linear; it must be a PreTrainedModel or a PeftModel\.$"):
         check_student(nn.Linear(2, 2))
     check_student(student())
+
+
+def test_maps_after_dropout_are_refused_and_of_a_teacher_they_are_fine(tmp_path):
+    def paired(dropout, **fields):
+        mine, theirs = (
+            tiny("deberta_v2", "ForSequenceClassification", seed, num_labels=3, attention_probs_dropout_prob=share)
+            for seed, share in ((0, dropout), (1, 0.1))
+        )
+        return pair(mine, ModelTeacher(theirs), lambda task: [AttentionKL()], config(tmp_path), None)
+
+    with pytest.raises(ValueError, match=r"after a dropout of 0\.1, .* with attention_probs_dropout_prob=0\.0\."):
+        paired(0.1)
+    assert paired(0.0).task is Task.SINGLE_LABEL

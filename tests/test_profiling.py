@@ -147,15 +147,24 @@ def test_a_run_that_is_too_short_says_so(tmp_path):
     assert "nothing was profiled: 1 steps, of which the first 1 are not measured." in said.getvalue()
 
 
-def test_nothing_is_measured_once_it_is_over_and_a_failed_run_is_in_nobodys_way(tmp_path):
+def test_nothing_is_measured_once_it_is_over(tmp_path):
     trainer, _, _ = profiled(tmp_path)
     trainer.train()
     assert profiling._running is None
-    trainer, profile, _ = profiled(tmp_path, max_steps=3)
+
+
+def test_an_evaluation_is_none_of_a_steps_parts(tmp_path, clock):
+    trainer, profile, _ = profiled(tmp_path, eval_strategy="steps", eval_steps=1, eval_dataset=rows())
+    trainer.model.classifier.register_forward_pre_hook(nap)
+    trainer.train()
+    assert profile.seconds["student forward"] == 1.0
+    assert profile.seconds["backward"] == profile.seconds["losses"] == 0.0
+    assert profile.seconds["rest"] == 4.0  # 16 rows in four batches
+
+
+def test_a_run_that_fails_in_a_step_is_measured_no_further(tmp_path):
+    trainer, profile, _ = profiled(tmp_path)
     trainer.teacher.model.register_forward_pre_hook(lambda *args: 1 / 0 if profile._done == 2 else None)
     with pytest.raises(ZeroDivisionError):
         trainer.train()
-    trainer, again, _ = profiled(tmp_path)
-    trainer.train()
-    assert profile.seconds == {}
-    assert again.seconds["teacher"] > 0
+    assert profiling._running is None

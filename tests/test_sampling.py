@@ -111,3 +111,15 @@ def test_another_first_input_is_measured(tmp_path):
     found = grouped(sounds, args, SimpleNamespace(model_input_names=["input_values"]), lambda: 0)
     assert found is not None
     assert found.lengths == LENGTHS
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"input_ids": [[1, 2], None, [3]]},
+        {"input_ids": [[1], [2, 3]], "length": ["short", "long"]},
+        {"input_ids": [[1], [2, 3]], "length": [1, None]},
+    ],
+)
+def test_what_are_no_lengths_is_left_alone(columns):
+    assert differing_lengths(Dataset.from_dict(columns), "length", "input_ids") is None

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from hf_distill import DistillationTrainer
 from hf_distill.heads import HeadLogits
-from hf_distill.losses import HiddenMSE, ReverseKL, SoftTargets, TaskLoss, fused
+from hf_distill.losses import HiddenMSE, LogitLoss, ReverseKL, SoftTargets, TaskLoss, fused
 from hf_distill.objective import Objective
 from hf_distill.teachers import CachedTeacher, ModelTeacher
 
@@ -125,6 +125,61 @@ def test_a_cache_that_holds_all_logits_teaches_the_same(tmp_path, family):
         trainer.train()
         logs.append([each["soft_targets"] for each in trainer.state.log_history if "soft_targets" in each])
     assert logs[1] == pytest.approx(logs[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])  # fused, and a head that is capped, which is not
+def test_the_largest_logits_and_the_rest_teach_the_same_whatever_is_computed(tmp_path, monkeypatch, family):
+    monkeypatch.setitem(HEADS, "gemma2", "ForCausalLM")
+    data, runs = rows(family), []
+    master = CachedTeacher(tmp_path / "cache", tiny(family, HEADS[family], 1), top_k=5)
+    filling = distillation(tmp_path, tiny(family, HEADS[family]), master, None, data)
+    master.fill([data], filling.data_collator)
+    for counted in (True, False):
+        if not counted:
+            monkeypatch.setattr(Objective, "reads_counted_only", property(lambda self: False))
+        trainer = distillation(tmp_path, tiny(family, HEADS[family]), CachedTeacher(tmp_path / "cache"), None, data)
+        trainer.train()
+        runs.append((weights(trainer.model), [each["loss"] for each in trainer.state.log_history if "loss" in each]))
+    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-3, atol=1e-4)
+    assert runs[0][1] == pytest.approx(runs[1][1], rel=1e-4)
+
+
+class Reshaping(ModelTeacher):
+    def __init__(self, model, change):
+        super().__init__(model)
+        self.change = change
+
+    def observe(self, batch):
+        return {signal: self.change(seen + 0) for signal, seen in super().observe(batch).items()}
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:, :-1], lambda x: x[..., :1], lambda x: x[..., :40]])
+def test_a_teacher_of_other_positions_or_classes_is_refused(tmp_path, change):
+    student, teacher = (tiny("gpt2", HEADS["gpt2"], seed) for seed in (0, 1))
+    trainer = distillation(tmp_path, student, Reshaping(teacher, change), [SoftTargets()], rows("gpt2"))
+    with pytest.raises(ValueError, match=r"SoftTargets: the student's logits is \(4, 20, 50\), the teacher's"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("reduce", [lambda values: values.mean(), lambda values: values[:, None] * torch.ones(1, 50)])
+def test_values_that_are_not_one_a_position_are_refused(tmp_path, reduce):
+    class Reduced(SoftTargets):
+        def values(self, student, teacher, *more):
+            return reduce(super().values(student, teacher, *more))
+
+    student, teacher = (tiny("gpt2", HEADS["gpt2"], seed) for seed in (0, 1))
+    trainer = distillation(tmp_path, student, teacher, [Reduced()], rows("gpt2"))
+    with pytest.raises(ValueError, match="Give one value a position, not reduced"):
+        trainer.train()
+
+
+def test_a_loss_of_ones_own_on_a_vocabulary_is_computed_behind_the_head(tmp_path, monkeypatch):
+    class Own(LogitLoss):
+        def values(self, student, teacher):
+            return (student - teacher).abs().mean(-1)
+
+    settings = {"learning_rate": 1e-3}
+    agrees(*(trained(tmp_path, "gpt2", counted, monkeypatch, [Own()], **settings) for counted in (True, False)))
 
 
 def test_evaluation_sees_all_logits(tmp_path):

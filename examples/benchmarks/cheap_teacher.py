@@ -64,7 +64,8 @@ def taught(model: nn.Module, plain: nn.Module, rows: Any, tokenizer: Any, seed: 
     """The logits of a student of `plain` that learned from `model`."""
     with tempfile.TemporaryDirectory() as folder:
         teacher = Remembering(model)
-        trainer = trainer_of([SoftTargets()], rows, tokenizer, teacher, seed, folder, plain, max_steps=steps)
+        order = {"train_sampling_strategy": "auto"}  # the Trainer's own grouping shuffles what is predicted, too
+        trainer = trainer_of([SoftTargets()], rows, tokenizer, teacher, seed, folder, plain, max_steps=steps, **order)
         trainer.train()
         return trainer.predict(rows["validation"]).predictions
 

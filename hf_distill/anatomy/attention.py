@@ -47,7 +47,7 @@ class AttentionRecord:
         key = self.key.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)
         scaling = self.scaling if self.scaling is not None else self.query.shape[-1] ** -0.5
         with torch.autocast(self.query.device.type, enabled=False):
-            scores = self.query.float() @ key.float().transpose(-1, -2) * scaling
+            scores = (self.query.float() * scaling) @ key.float().transpose(-1, -2)
             scores = scores if self.cap is None else (scores / self.cap).tanh() * self.cap
         return scores if self.bias is None else scores + self.bias.float()
 
@@ -58,11 +58,14 @@ class AttentionRecord:
         if mask is None or mask.dim() == 2:  # flash attention is told which keys are padding, and nothing else
             mask = self._kernel_mask(scores, mask)
         if mask is None:
-            return scores.softmax(-1)
+            return scores.softmax(-1) if scores.requires_grad else _softmax_(scores)
         if mask.dtype is not torch.bool:
             seen = mask > torch.finfo(mask.dtype).min / 2
             scores, mask = scores + mask.float().masked_fill(~seen, 0.0), seen
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+        lowest = torch.finfo(scores.dtype).min
+        if scores.requires_grad:
+            return scores.masked_fill(~mask, lowest).softmax(-1) * mask
+        return _softmax_(scores.masked_fill_(~mask, lowest)).mul_(mask)
 
     def _kernel_mask(self, scores: Tensor, keys: Tensor | None) -> Tensor | None:
         """What a kernel masks by itself: later keys, those outside of its window, and padding."""
@@ -76,6 +79,12 @@ class AttentionRecord:
             seen = (place[:, None] - place).abs() < self.window
             mask = seen if mask is None else mask & seen
         return mask
+
+
+def _softmax_(scores: Tensor) -> Tensor:
+    """Over the last axis, in place: of a teacher's maps no copy is made."""
+    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    return scores.div_(scores.sum(-1, keepdim=True))
 
 
 def _recording(attend: Callable[..., Any], windowed: bool) -> Callable[..., Any]:
@@ -168,6 +177,13 @@ def hands_out_maps(model: nn.Module) -> bool:
     return unwrap(model).config.model_type in _HAND_OUT_MAPS
 
 
+def attention_dropout(model: nn.Module) -> tuple[str, float]:
+    """The field of a model's config that says what share of its attention is dropped in training, and that share."""
+    config = unwrap(model).config.get_text_config()
+    names = ("attention_probs_dropout_prob", "attention_dropout")
+    return next(((name, getattr(config, name)) for name in names if hasattr(config, name)), ("attention_dropout", 0.0))
+
+
 def ask_for_map(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
     """The arguments of a block's forward, with its attention map asked for."""
     place = list(inspect.signature(type(block).forward).parameters).index("output_attentions") - 1
@@ -178,7 +194,7 @@ def ask_for_map(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 @dataclass(frozen=True)
 class HandedOut:
-    """A map as its block hands it out: in a student that trains, after the dropout of its attention."""
+    """A map as its block hands it out."""
 
     map: Tensor
 

@@ -23,6 +23,7 @@ from hf_distill.losses.hidden_cosine import HiddenCosine, hidden_cosine
 from hf_distill.losses.hidden_mse import HiddenMSE, hidden_mse
 from hf_distill.losses.label_embeddings import LabelEmbeddings, label_embeddings
 from hf_distill.losses.logit_mse import LogitMSE, logit_mse
+from hf_distill.losses.logits import LogitLoss
 from hf_distill.losses.minilm import MiniLM
 from hf_distill.losses.nkd import NormalizedKD, normalized_kd
 from hf_distill.losses.nst import NST, nst
@@ -84,6 +85,7 @@ __all__ = [
     "HiddenMSE",
     "LabelEmbeddings",
     "LayerLoss",
+    "LogitLoss",
     "LogitMSE",
     "Loss",
     "MiniLM",

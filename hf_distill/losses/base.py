@@ -104,13 +104,13 @@ class Loss(nn.Module, ABC):
             other = None if theirs is None else batch.clean(theirs, teacher[theirs])
             if other is not None:
                 ours, other = self.classes_compared(ours, other) if mine == LOGITS else (ours, other)
-                self._check_rows(mine, ours, other)
+                self.check_rows(mine, ours, other)
             terms.append(self.compare(ours, other, batch))  # type: ignore[arg-type]
         if not terms:
             raise ValueError(f"{type(self).__name__} compares nothing; call its setup first.")
         return sum(terms[1:], start=terms[0])
 
-    def _check_rows(self, signal: Signal, student: Tensor, teacher: Tensor) -> None:
+    def check_rows(self, signal: Signal, student: Tensor, teacher: Tensor) -> None:
         """Refuses what would be broadcast: a `Teacher` of one's own may answer anything."""
         compared = slice(1)
         if signal == LOGITS:
@@ -130,12 +130,15 @@ class Loss(nn.Module, ABC):
         return student, teacher
 
 
+AROUND_VALUES = ("compare", "forward", "project", "by_prediction", "chunked")  # none is called behind a fused head
+
+
 class PositionLoss(Loss):
     """A loss on logits that gives one value a position, from the logits of that position alone.
 
     Before a vocabulary such losses are not given all logits: `values` is called with those of some counted positions
-    at a time, and neither `compare` nor `forward` is. A subclass that overrides one of these two gets all logits,
-    unless it states `positionwise = True` itself.
+    at a time, and nothing else of the loss is. A subclass that overrides another way to its value (`AROUND_VALUES`)
+    gets all logits, unless it states `positionwise = True` itself.
     """
 
     positionwise: ClassVar[bool] = True
@@ -144,7 +147,10 @@ class PositionLoss(Loss):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if vars(cls).keys() & {"compare", "forward"} and "positionwise" not in vars(cls):
+        if "positionwise" in vars(cls) or not cls.positionwise:
+            return
+        stated = next(base for base in cls.__mro__[1:] if "positionwise" in vars(base))
+        if any(getattr(cls, name, None) is not getattr(stated, name, None) for name in AROUND_VALUES):
             cls.positionwise = False
 
     @abstractmethod

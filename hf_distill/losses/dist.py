@@ -53,7 +53,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
         constant has nothing to teach and adds 0, so the intra-class part of one row is 0; one in which only the
         student is constant adds 1, uncorrelated, with gradient 0. Both are counted in the mean.
 
-    Reference: Huang et al. 2022, arXiv:2205.10536, the inter-class and intra-class relations.
+    Reference: Huang et al. 2022, arXiv:2205.10536, equations 8 and 9.
     Differs from the paper: constant vectors, for which it has no value, as above. The authors' code adds 1e-8 to the
     product of the deviations instead, which draws the correlation of many small probabilities towards 0.
     """
@@ -76,7 +76,7 @@ def binary_dist(
     Returns:
         A scalar, float32, as `dist`.
 
-    Reference: Huang et al. 2022, arXiv:2205.10536, the inter-class and intra-class relations.
+    Reference: Huang et al. 2022, arXiv:2205.10536, equations 8 and 9.
     Differs from the paper: it has one label an example and a softmax.
     """
     student, teacher = student.float() / temperature, teacher.detach().float() / temperature

@@ -91,7 +91,7 @@ def skew_kl(student: Tensor, teacher: Tensor, alpha: float = 0.1, temperature: f
     Returns:
         One value in nats per position, shape (...), float32. Zero exactly where the distributions agree.
 
-    Reference: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, the skew KL divergence.
+    Reference: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, section 3.1.
     Differs from the paper: nothing; the authors' code leaves out the teacher's entropy, which has no gradient.
     """
     log_q, log_p = _log_probabilities(student, teacher, temperature)
@@ -109,7 +109,7 @@ def total_variation(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     Returns:
         One value per position, 0 to 1, shape (...), float32: the largest difference in the probability of any event.
 
-    Reference: Wen et al. 2023 (f-DISTILL), arXiv:2307.15190, the total variation distance.
+    Reference: Wen et al. 2023 (f-DISTILL), arXiv:2307.15190, section 2.2.
     Differs from the paper: of each token's distribution, on the data as it is, where the paper also samples; the
     temperature is added.
     """

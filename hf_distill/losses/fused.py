@@ -74,7 +74,7 @@ def head_and_divergence(
     Returns:
         A scalar. It is differentiated once only: a second backward raises.
 
-    Reference: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989, the linear layer fused with its loss.
+    Reference: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989, section 3.2.
     Differs from the paper: plain PyTorch, any divergence, two models.
     """
     return head_and_terms(student, teacher, [Term(divergence, 1.0, more)], chunk_size)[0]
@@ -220,6 +220,9 @@ def terms_on_counted(
     answer = _counted(teacher[LOGITS], batch) if LOGITS in teacher else None
     terms = []
     for name, loss in losses.items():
+        if isinstance(teacher.get(LOGITS), Tensor) and _asks(loss):
+            shapes = (torch.empty(each.shape, device="meta") for each in (student, teacher[LOGITS]))
+            loss.check_rows(LOGITS, *loss.classes_compared(*shapes))
         more = tuple(batch.at_counted_rows(each) for each in loss.beside(batch))
         terms.append(Term(_values(loss), factors[name] / batch.divisor(loss.over), more))
     sizes = [loss.chunk_size for loss in losses.values() if loss.chunk_size is not None]
@@ -228,12 +231,16 @@ def terms_on_counted(
         found = head_and_terms(head, answer, terms, min(sizes, default=ROWS)).unbind()
     else:
         mine = student.kept()
-        theirs = mine.detach() if answer is None else answer(0, len(mine))
-        if isinstance(theirs, TopK):
-            mine, theirs = theirs.beside(mine), theirs.logits
+        alone = both = (mine, mine.detach())
+        if answer is not None:
+            theirs = answer(0, len(mine))
+            both = (theirs.beside(mine), theirs.logits) if isinstance(theirs, TopK) else (mine, theirs)
         found = tuple(
-            in_chunks(each.values, mine, theirs, *each.more, chunk_size=min(sizes, default=None)).sum() * each.factor
-            for each in terms
+            in_chunks(
+                term.values, *(both if _asks(loss) else alone), *term.more, chunk_size=min(sizes, default=None)
+            ).sum()
+            * term.factor
+            for term, loss in zip(terms, losses.values(), strict=True)
         )
     return dict(zip(losses, found, strict=True))
 
@@ -250,12 +257,23 @@ def _counted(logits: Tensor | TopK, batch: Batch) -> Callable[[int, int], Any]:
     return lambda first, end: every.index_select(0, batch.counted_rows[first:end])
 
 
+def _asks(loss: PositionLoss) -> bool:
+    """Whether a loss looks at the teacher."""
+    return any(theirs is not None for _, theirs in loss.pairs())
+
+
 def _values(loss: PositionLoss) -> Callable[..., Tensor]:
     """The loss's formula, of the classes that it compares."""
-    if all(theirs is None for _, theirs in loss.pairs()):
-        return lambda student, teacher, *more: loss.values(student, None, *more)  # type: ignore[arg-type]
+    asks = _asks(loss)
 
-    def values(student: Tensor, teacher: Tensor, *more: Tensor) -> Tensor:
-        return loss.values(*loss.classes_compared(student, teacher), *more)
+    def values(student: Tensor, teacher: Any, *more: Tensor) -> Tensor:
+        sides: Any = loss.classes_compared(student, teacher) if asks else (student, None)
+        found = loss.values(*sides, *more)
+        if found.shape != student.shape[:-1]:
+            raise ValueError(
+                f"{type(loss).__name__}.values gave {tuple(found.shape)} for logits of {tuple(student.shape)}. "
+                "Give one value a position, not reduced."
+            )
+        return found
 
     return values

@@ -17,7 +17,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         One value per position, 0 (same direction) to 2, shape (...), float32. A zero vector gives 1.
 
-    Reference: Sanh et al. 2019 (DistilBERT), arXiv:1910.01108, section 3.
+    Reference: Sanh et al. 2019 (DistilBERT), arXiv:1910.01108, section 2, "Training loss", without a number.
     Differs from the paper: nothing.
     """
     return 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)

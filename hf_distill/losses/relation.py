@@ -30,7 +30,8 @@ def centred(rows: Tensor) -> Tensor:
 
     |a|^2 + |b|^2 - 2ab loses digits where rows lie close together, and far from 0.
     """
-    return (rows - rows.mean(0)).to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    return rows - rows.mean(0)
 
 
 def distances(rows: Tensor) -> Tensor:

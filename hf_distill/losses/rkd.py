@@ -79,17 +79,17 @@ class _Angle(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         with torch.autocast(student.device.type, enabled=False):
             total, gradient = _angle(student, teacher, ctx.needs_input_grad[0])
-        ctx.gradient = gradient
+        ctx.gradient, ctx.dtype = gradient, student.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient * upstream, None
+        return (ctx.gradient * upstream).to(ctx.dtype), None  # in float16 only once it is scaled
 
 
 def _angle(student: Tensor, teacher: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """The loss and, where it is wanted, its gradient by the student's rows."""
+    """The loss and, where it is wanted, its gradient by the student's rows, float32."""
     count, mine, theirs = len(student), _Angles(student.detach().float()), _Angles(teacher.float())
     elements = PIVOT_BLOCK_ELEMENTS * (1 if student.device.type == "cpu" else ON_ACCELERATORS)
     block = max(1, elements // count**2)
@@ -112,7 +112,7 @@ def _angle(student: Tensor, teacher: Tensor, wants_gradient: bool) -> tuple[Tens
     by_products.diagonal().add_(by_pivot.sum(1) / 2 + by_square.sum(0) + by_square.sum(1))
     gradient = (by_products + by_products.T) @ mine.rows
     gradient -= gradient.mean(0)  # the rows were centred
-    return (total / count**3).float(), (gradient / count**3).to(student.dtype)
+    return (total / count**3).float(), (gradient / count**3).float()
 
 
 class RKDDistance(RelationLoss):

@@ -23,7 +23,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32, in [0, 4 / batch]: mean over all batch^2 entries. Free of each side's scale and rotation.
         0, with gradient 0, for one row.
 
-    Reference: Tung, Mori 2019, arXiv:1907.09682, the similarity-preserving loss; the authors use weight 3000.
+    Reference: Tung, Mori 2019, arXiv:1907.09682, equation 4; the authors use weight 3000.
     Differs from the paper: a row of zeros is similar to nothing, with gradient 0.
     """
     student, teacher = student.float(), teacher.detach().float()

@@ -225,7 +225,23 @@ def test_a_subclass_that_compares_in_its_own_way_is_given_all_logits():
     class Below(Own):
         pass
 
+    class Twice:
+        def compare(self, student, teacher, batch):
+            return 2 * super().compare(student, teacher, batch)
+
+    class Mixed(Twice, SoftTargets):
+        pass
+
+    class Projecting(SoftTargets):
+        def project(self, index, student):
+            return 2 * student
+
+    class OtherValues(SoftTargets):
+        def values(self, student, teacher, *more):
+            return 2 * super().values(student, teacher, *more)
+
     facts = {SoftTargets: True, TaskLoss: True, Other: True, Own: False, Stated: True, Below: False}
+    facts |= {Mixed: False, Projecting: False, OtherValues: True}
     assert {loss: loss.positionwise for loss in facts} == facts
     listed = {loss for group in CATALOGUE.values() for loss in group if issubclass(loss, PositionLoss)}
     assert all(loss.positionwise for loss in listed)

@@ -214,3 +214,26 @@ def test_it_looks_at_the_pooled_output(kind, pooling):
 
 def test_their_names():
     assert [RKDDistance().name, RKDAngle().name] == ["rkd_distance", "rkd_angle"]
+
+
+def test_in_float16_the_gradient_is_scaled_before_it_is_rounded():
+    student, teacher = (20 * randn(64, 16)).half().requires_grad_(), randn(64, 16, seed=1)
+    wide = student.detach().float().requires_grad_()
+    for rows in (student, wide):
+        (65536 * rkd_angle(rows, teacher)).backward()
+    assert student.grad is not None
+    assert wide.grad is not None
+    assert (student.grad.float() - wide.grad).norm() < 1e-3 * wide.grad.norm()
+
+
+@BOTH
+def test_rows_close_to_each_other_keep_their_digits(function):
+    student, teacher = randn(6, 8), randn(6, 8, seed=1)
+    student[1] = student[0] + 1e-4 * randn(8, seed=2)
+    wide = student.double().requires_grad_()
+    student.requires_grad_()
+    for rows in (student, wide):
+        function(rows, teacher).backward()
+    assert student.grad is not None
+    assert wide.grad is not None
+    assert (student.grad - wide.grad).norm() < 1e-6 * wide.grad.norm()
