@@ -254,6 +254,17 @@ def test_without_logits_labels_are_nothing_to_the_cache(tmp_path):
     assert answering.observe(unlabelled)[hidden(0)].any()
 
 
+def test_an_evaluation_that_was_not_filled_is_refused_before_step_1_and_none_is_no_matter(tmp_path):
+    trainer = trainer_of(tmp_path, "single label", CachedTeacher(tmp_path / "cache", teacher()), num_train_epochs=1)
+    trainer.teacher.fill([trainer.train_dataset], trainer.data_collator)
+    with pytest.raises(ValueError, match="eval_dataset has rows that are not in"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    without = trainer_of(tmp_path, "single label", CachedTeacher(tmp_path / "cache"), eval_strategy="no", max_steps=2)
+    without.train()
+    assert without.state.global_step == 2
+
+
 def test_a_teacher_that_was_changed_since_adds_nothing_to_what_it_said_before(tmp_path):
     trainer = trainer_of(tmp_path, "single label", CachedTeacher(tmp_path / "cache", teacher()))
     trainer.teacher.fill([trainer.train_dataset], trainer.data_collator)
