@@ -198,9 +198,8 @@ class DistillationTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.model_wrapped is self.model:
             attachment.forget_evaluation(self.model, self.accelerator)
-        self.teacher.check_evaluation(
-            None if self.args.eval_strategy == "no" else self.eval_dataset, self.data_collator
-        )
+        evaluated = None if self.args.eval_strategy == "no" else self.eval_dataset
+        self.teacher.check_evaluation(evaluated, self.data_collator)
         attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
             compile_in_place(self.model, self.objective, self.args)
