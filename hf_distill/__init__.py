@@ -23,12 +23,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_distill import losses, students, teachers
+    from hf_distill import losses, schemes, students, teachers
     from hf_distill.config import DistillationConfig
     from hf_distill.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
-__all__ = ["DistillationConfig", "DistillationTrainer", "losses", "students", "teachers"]
+__all__ = ["DistillationConfig", "DistillationTrainer", "losses", "schemes", "students", "teachers"]
 
 _HOME = {"DistillationConfig": "hf_distill.config", "DistillationTrainer": "hf_distill.trainer"}
 

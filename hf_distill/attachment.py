@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 OBJECTIVE = "objective"
 OBJECTIVE_FILE = "objective.safetensors"
+TEACHER_FILE = "teacher.safetensors"
 
 
 def attach(student: nn.Module, objective: nn.Module, device: torch.device) -> None:
@@ -83,6 +84,18 @@ def save_objective(heads: Mapping[str, Tensor], folder: Path) -> None:
     """Writes the objective's tensors into a checkpoint, if it has any."""
     if heads:
         save_file({name: head.contiguous() for name, head in heads.items()}, folder / OBJECTIVE_FILE)
+
+
+def save_teacher(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes what a teacher that changes has learned into a checkpoint, if it is anything."""
+    if state:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TEACHER_FILE)
+
+
+def teacher_state(checkpoint: str | Path) -> dict[str, Tensor]:
+    """What `save_teacher` wrote; nothing where there is nothing."""
+    file = Path(checkpoint) / TEACHER_FILE
+    return load_file(file) if file.exists() else {}
 
 
 def load_objective(objective: nn.Module, folder: str | Path) -> None:

@@ -75,11 +75,9 @@ class DistillationTrainer(Trainer):
         self._trained, self._evaluated = TrainedTerms(), EvaluatedTerms()
         self._noted: TrainedTerms | EvaluatedTerms | None = None  # where terms go now
         self._counts: Mapping[str, Tensor] | None = None  # what the optimizer step under way holds
-        self._balance_now, self._taught_until = False, 0
+        self._balance_now, self._taught_until, self._in_checkpoint = False, 0, False
         self._grad_norm: Any = None
-        self._in_checkpoint = False
-        self._publication = Publication(args)
-        self.card_facts: CardFacts | None = None
+        self._publication, self.card_facts = Publication(args), None  # the facts: where somebody measured more
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)  # projections are random
         if isinstance(model, str):
             model = students.load(model, like=model_inside(self.teacher, model))
@@ -174,10 +172,11 @@ class DistillationTrainer(Trainer):
             with part("student forward"), self._capture.counting(batch):
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
+            said = {**teacher, **self.teacher.respond(batch, seen)}
             with part("losses"), self.accelerator.autocast():
                 layers = anatomy.trainable_layers(student) if self._balance_now else None
                 self._balance_now = False
-                terms = self.objective(seen, teacher, batch, layers)
+                terms = self.objective(seen, said, batch, layers)
             logits = seen.get(LOGITS)
             return {
                 "loss": torch.stack(list(terms.values())).sum(),
@@ -223,8 +222,9 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
         if "loss" in logs:
-            means = self._trained.take(self.state.global_step, lambda sums: self.accelerator.reduce(sums, "mean"))
-            logs = {**logs, **means}
+            logs = logs | self._trained.take(
+                self.state.global_step, lambda sums: self.accelerator.reduce(sums, "mean")
+            )
             if self.objective.changes_weights:
                 logs |= {f"{name}_weight": weight for name, weight in self.objective.weights().items()}
         super().log(logs, start_time)
@@ -328,6 +328,7 @@ class DistillationTrainer(Trainer):
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if self._in_checkpoint:
                 attachment.save_objective(heads, folder)
+                attachment.save_teacher(self.teacher.state(), folder)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._in_checkpoint = True
@@ -339,6 +340,7 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load = super()._load_from_checkpoint
         self._restore(resume_from_checkpoint, lambda: load(resume_from_checkpoint, model))
+        self.teacher.load_state(attachment.teacher_state(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self._restore(self.state.best_model_checkpoint, super()._load_best_model)

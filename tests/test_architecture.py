@@ -20,7 +20,16 @@ LOSSES = WORDS | {"batch", "heads", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
-ROUND_THE_TRAINER = {"attachment", "profiling", "sampling", "pairing", "terms", "own_rows", "training_facts"}
+ROUND_THE_TRAINER = {
+    "attachment",
+    "checkpoints",
+    "profiling",
+    "sampling",
+    "pairing",
+    "terms",
+    "own_rows",
+    "training_facts",
+}
 BELOW_TRAINER = (
     LOSSES | MODELS | FACTS | ROUND_THE_TRAINER | {"balance", "objective", "teachers", "students", "augment"}
 )
@@ -40,6 +49,7 @@ MAY_IMPORT = {
     "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
+    "checkpoints": set(),
     "teachers": MODELS | {"heads"},
     "students": MODELS,
     "augment": MODELS | {"teachers"},
@@ -49,8 +59,8 @@ MAY_IMPORT = {
     "profiling": set(),
     **dict.fromkeys(FACTS | {"training_facts", "pairing"}, BELOW_TRAINER),
     "trainer": BELOW_TRAINER,
-    "run": BELOW_TRAINER | {"trainer"},
-    "schemes": BELOW_TRAINER | {"trainer", "run"},
+    "schemes": BELOW_TRAINER | {"trainer"},
+    "run": BELOW_TRAINER | {"trainer", "schemes"},
     "demo": BELOW_TRAINER | {"trainer", "run", "schemes"},
     "cli": BELOW_TRAINER | {"trainer", "run", "schemes", "demo"},
 }

@@ -23,8 +23,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hf_distill import privacy
 from hf_distill.card.check import check
 from hf_distill.card.hub_id import is_hub_id, is_repository_name
-from hf_distill.report import ModelFacts, markdown_table
+from hf_distill.report import ModelFacts, markdown_table, stages
 from hf_distill.report.markdown import cell, fenced
+from hf_distill.report.stages import StageFacts
 
 FEW_POSITIVES = 20  # below this, one example more or less moves a label's F1 by several points
 
@@ -80,6 +81,8 @@ class CardFacts:
         versions: of libraries, by name.
         recipe: text of the YAML recipe.
         command: what runs it.
+        scheme: the scheme as it was called: "born_again(generations=3)".
+        stages: what it trained one after another, the model of this card last.
     """
 
     name: str | None = None
@@ -123,6 +126,8 @@ class CardFacts:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     recipe: str | None = None
     command: str | None = None
+    scheme: str | None = None
+    stages: list[StageFacts] = dataclasses.field(default_factory=list)
 
 
 def render(facts: CardFacts) -> ModelCard:
@@ -146,6 +151,7 @@ def render(facts: CardFacts) -> ModelCard:
         snippet_model=public.repo_id or ".",
         pipeline_tag=data.pipeline_tag,
         table=markdown_table(public.models) if public.models else None,
+        lineage=stages.markdown(public.stages) if public.stages else None,
         settings=_settings(public),
         citations=list(dict.fromkeys(loss["citation"] for loss in public.losses if loss.get("citation"))),
         limits=_limits(public),
@@ -325,6 +331,8 @@ def _cleaned(value: Any, prose: bool) -> Any:
         return privacy.without_identity(privacy.public(value)) if prose else privacy.public(value)
     if isinstance(value, ModelFacts):
         return ModelFacts(**{key: _cleaned(item, prose=False) for key, item in vars(value).items()})
+    if isinstance(value, StageFacts):
+        return StageFacts(**{key: _cleaned(item, prose=False) for key, item in vars(value).items()})
     if isinstance(value, Mapping):
         return {_cleaned(key, prose): _cleaned(item, prose) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,6 @@
 """A recipe, carried out: data, teacher, student, training, figures, card."""
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,8 @@ import numpy as np
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_distill import checks, evaluation, hub, progress, report, teachers
+from hf_distill import checkpoints, checks, evaluation, hub, progress, report, teachers
 from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
@@ -149,7 +147,7 @@ def _claim(folder: Path, resume: bool, console: Console) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"train.output_dir '{folder}': nothing can be written there: {error.strerror}") from error
-    former = _newest_checkpoint(folder)
+    former = checkpoints.newest(folder)
     if resume and former is None:
         console.print(f"no checkpoint in {folder}: starting from the beginning", highlight=False, markup=False)
     if former is not None and not resume:
@@ -159,18 +157,7 @@ def _claim(folder: Path, resume: bool, console: Console) -> None:
 
 def _run(trainer: DistillationTrainer, resume: bool) -> None:
     set_seed(trainer.args.seed)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(Path(trainer.args.output_dir)) if resume else None)
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint with the most steps. One without a state was cut off while it was written."""
-    steps = {}
-    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        try:
-            steps[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = str(state.parent)
-        except (ValueError, KeyError):
-            continue
-    return steps[max(steps)] if steps else None
+    trainer.train(resume_from_checkpoint=checkpoints.newest(Path(trainer.args.output_dir)) if resume else None)
 
 
 def _saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """What every teacher is: somebody who says what is known about a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ class Teacher(ABC):
 
     model: nn.Module | None = None
     """The model inside, if there is one."""
+
+    members: Sequence["Teacher"] = ()
+    """The teachers inside, for one that puts several together or changes what one says."""
 
     top_k: int | None = None
     """How many logits of each position it gives, as a `TopK`; None: all."""
@@ -69,5 +72,36 @@ class Teacher(ABC):
         `ModelTeacher` are (`heads.HeadLogits`, not computed before somebody touches them).
         """
 
+    def respond(self, batch: Batch, student: Signals) -> Signals:
+        """What is said once the student has spoken, beside what `observe` said; nothing unless overridden.
+
+        For teachers that learn from the student, remember it or let it teach itself. In an evaluation it is called
+        without gradients (`torch.is_grad_enabled()` says so), and nothing is to be learned.
+
+        Args:
+            batch: that the student has seen.
+            student: what the losses look at in it; detach what is kept.
+        """
+        return {}
+
     def step(self) -> None:
         """Called after every optimizer step, for teachers that change while the student trains."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold so that a resumed run goes on as it would have: {name: tensor}.
+
+        Called on the first process alone, so that what differs between processes must be put together in `step`.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes over what `state` gave, after `prepare`.
+
+        Raises:
+            ValueError: it is not of this teacher.
+        """
+        if state:
+            raise ValueError(
+                f"the checkpoint holds what a teacher learned ({next(iter(state))}), and {type(self).__name__} keeps "
+                "nothing. Resume with the teacher that wrote it, or start anew."
+            )

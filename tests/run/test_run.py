@@ -269,15 +269,6 @@ def test_checkpoints_of_a_former_run_are_pointed_out_and_not_taken(folder):
     assert first.trainer.state.global_step == 2
 
 
-def test_a_checkpoint_that_was_cut_off_is_not_the_newest(tmp_path):
-    assert run._newest_checkpoint(tmp_path) is None
-    for name, state in {"2": '{"global_step": 2}', "10": '{"global_step": 10}', "11": '{"glob', "12": "{}"}.items():
-        (tmp_path / f"checkpoint-{name}").mkdir()
-        (tmp_path / f"checkpoint-{name}" / "trainer_state.json").write_text(state)
-    (tmp_path / "checkpoint-13").mkdir()
-    assert run._newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-
-
 # ---- pushing ------------------------------------------------------------------------------------------------------
 
 

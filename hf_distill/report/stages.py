@@ -1,0 +1,126 @@
+"""The stages of a scheme: what was trained, by whom, for how long, and how good it was at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hf_distill.report.digits import number
+from hf_distill.report.markdown import cell
+
+_VERSION = 1
+_WHAT_IT_IS = ("teacher", "student", "losses", "settings")
+
+
+@dataclasses.dataclass
+class StageFacts:
+    """One stage of a scheme.
+
+    Attributes:
+        name: "generation_2".
+        teacher: in words, the name of a former stage where it was made there; None: nobody taught.
+        student: what it is: "BertForSequenceClassification, 3 layers, width 384".
+        losses: each with its settings and weight.
+        settings: of the training, by name.
+        finished: whether it was trained to its end.
+        steps: optimizer steps.
+        seconds: of training; None where it went on from a checkpoint, and the time before is not known.
+        metrics: of the evaluation after it, by name.
+    """
+
+    name: str
+    teacher: str | None = None
+    student: str | None = None
+    losses: list[str] = dataclasses.field(default_factory=list)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    finished: bool = False
+    steps: int | None = None
+    seconds: float | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def call(name: str, knobs: Mapping[str, Any]) -> str:
+    """A scheme as it was called: ``"born_again(generations=3)"``. Objects that are no plain values are left out."""
+    plain = {key: value for key, value in knobs.items() if isinstance(value, str | int | float | list | tuple | dict)}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in plain.items())})"
+
+
+def write(facts: StageFacts, path: Path) -> None:
+    """One stage as JSON, whole or not at all."""
+    _replace(path, dataclasses.asdict(facts))
+
+
+def read(path: Path) -> StageFacts | None:
+    """What `write` wrote; None where there is nothing, or nothing that can be read."""
+    try:
+        return StageFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def save(facts: Sequence[StageFacts], scheme: str, path: Path) -> None:
+    """All stages and the scheme as JSON, whole or not at all."""
+    _replace(path, {"version": _VERSION, "scheme": scheme, "stages": [dataclasses.asdict(fact) for fact in facts]})
+
+
+def check_same(found: StageFacts, wanted: StageFacts, folder: Path) -> None:
+    """Refuses to go on with a stage that was begun with other settings.
+
+    Raises:
+        ValueError: names the first field that differs.
+    """
+    for field in _WHAT_IT_IS:
+        before, now = json.loads(json.dumps([getattr(found, field), getattr(wanted, field)], default=str))
+        if before != now:
+            raise ValueError(
+                f"{folder} was begun with {field} {before}, and now it is {now}. Resume with what it was begun with, "
+                "or start anew without resume."
+            )
+
+
+def table(facts: Sequence[StageFacts]) -> Table:
+    """The stages for the terminal."""
+    grid = Table(box=None)
+    head, rows = _cells(facts)
+    for title in head:
+        grid.add_column(title, justify="left" if title in _TEXT else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def markdown(facts: Sequence[StageFacts]) -> str:
+    """The stages for a model card."""
+    head, rows = _cells(facts)
+    rule = ["---" if title in _TEXT else "---:" for title in head]
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in [head, rule, *rows])
+
+
+_TEXT = ("stage", "teacher", "student")
+
+
+def _cells(facts: Sequence[StageFacts]) -> tuple[list[str], list[list[str]]]:
+    metrics = list(dict.fromkeys(name for fact in facts for name in fact.metrics))
+    head = [*_TEXT, "steps", "seconds", *(name.replace("_", " ") for name in metrics)]
+    rows = []
+    for fact in facts:
+        counts = ["" if value is None else f"{value:,.0f}" for value in (fact.steps, fact.seconds)]
+        measured = [number(fact.metrics.get(name)) for name in metrics]
+        rows.append([fact.name, fact.teacher or "nobody", fact.student or "", *counts, *measured])
+    return head, rows
+
+
+def _replace(path: Path, plain: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(plain, indent=2, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

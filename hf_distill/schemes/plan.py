@@ -1,0 +1,363 @@
+"""What every scheme works with: models, data and settings, and stages that are trained once and found again."""
+
+import copy
+import inspect
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_distill import anatomy, attachment, checkpoints
+from hf_distill.card import CardFacts, render
+from hf_distill.config import DistillationConfig, take_over
+from hf_distill.hub.publishing import Publication
+from hf_distill.losses import Loss, TaskLoss
+from hf_distill.report import stages
+from hf_distill.report.stages import StageFacts
+from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+from hf_distill.teachers.given import as_teacher
+from hf_distill.trainer import DistillationTrainer
+
+STAGE_FILE = "stage.json"
+UNSAID = ("loss", "runtime", "_per_second", "epoch")  # no quality: other stages have other losses
+
+
+class Plan:
+    """Everything that a scheme needs, given once as a `DistillationTrainer` takes it:
+
+        plan = schemes.Plan(student, teacher, losses, args, train_dataset=..., processing_class=tokenizer)
+        student = schemes.born_again(plan, generations=3)
+
+    Every stage is trained in a folder of its own inside `args.output_dir`, and is marked when it is finished. With
+    `resume=True` finished stages are loaded instead of trained, and one that was cut off goes on from its newest
+    checkpoint; other settings than those of the former run are refused. A scheme first goes through all of its stages
+    without training, so that what the last one refuses is refused before the first one's step 1.
+
+    Args:
+        student: what every fresh student is a copy of; or a function that makes one.
+        teacher: a model, its id, a `Teacher`, or None for schemes that need none.
+        losses: of the stages that name none; None for the default of the task.
+        args: of every stage. The epochs (or `max_steps`) are those of one stage unless a scheme says that it shares
+            them out. `output_dir` holds the stages and at the end the student, with its card and `stages.json`.
+        resume: whether a former run goes on.
+        console: where stages are announced; None for the terminal.
+        watch: called with each trainer before it trains, to add callbacks for example.
+        trainer_class: `DistillationTrainer` or a subclass.
+        trainer_kwargs: the trainer's others (train_dataset, eval_dataset, processing_class, data_collator,
+            compute_metrics, optimizer_cls_and_kwargs, ...).
+
+    Attributes:
+        folder: `args.output_dir`.
+        stages: what the stages so far were, in order.
+        scheme: the scheme as it was called, such as ``"born_again(generations=3)"``.
+        card_facts: what a card can say of the last stage.
+
+    Raises:
+        ValueError: what belongs to one training alone (`optimizers`, `model_init`), or no train_dataset.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel | Callable[[], PreTrainedModel],
+        teacher: PreTrainedModel | nn.Module | Teacher | str | None = None,
+        losses: Sequence[Loss] | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
+        watch: Callable[[DistillationTrainer], None] | None = None,
+        trainer_class: type[DistillationTrainer] = DistillationTrainer,
+        **trainer_kwargs: Any,
+    ) -> None:
+        for name in ("optimizers", "model_init"):
+            if trainer_kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name} is for one training, and a scheme has several. Pass student= as a function"
+                    " that makes one, and optimizer_cls_and_kwargs= for another optimizer."
+                )
+        if trainer_kwargs.get("train_dataset") is None:
+            raise ValueError("no train_dataset: every stage of a scheme trains on it.")
+        self.args: DistillationConfig = take_over(args)
+        self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
+        self.losses = losses
+        self.trainer_class, self.trainer_kwargs = trainer_class, trainer_kwargs
+        self.console = Console(quiet=True) if self.args.process_index else console or Console()
+        self.watch = watch
+        self.resume = resume
+        self.folder = Path(str(self.args.output_dir))
+        self.stages: list[StageFacts] = []
+        self._student = student
+        self._rehearsing = False
+        self._running: str | None = None
+        self._names: dict[int, str] = {}
+        self.scheme = ""
+        self.card_facts: CardFacts | None = None
+
+    # What a scheme asks
+
+    def fresh(self) -> PreTrainedModel:
+        """A new student, as each of them starts."""
+        made = self._student() if callable(self._student) and not isinstance(self._student, nn.Module) else None
+        return copy.deepcopy(self._student) if made is None else made  # type: ignore[return-value]
+
+    def need_teacher(self) -> Teacher:
+        """The teacher of the plan.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.teacher is None:
+            raise ValueError(f"{self._running or 'this scheme'} needs a teacher. Pass teacher= to the Plan.")
+        return self.teacher
+
+    @property
+    def train_dataset(self) -> Any:
+        """What every stage trains on unless it is told otherwise."""
+        return self.trainer_kwargs["train_dataset"]
+
+    @property
+    def rehearsing(self) -> bool:
+        """Whether nothing is trained yet; what takes long may be left out."""
+        return self._rehearsing
+
+    def stage(
+        self,
+        name: str,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | Teacher | None = None,
+        losses: Sequence[Loss] | None = None,
+        *,
+        share: float = 1.0,
+        args: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> PreTrainedModel:
+        """Trains a student in a folder of its own, or loads it if that was done.
+
+        Args:
+            name: of the stage and of its folder.
+            student: trained in place. Where the stage was finished before, it is given the weights that it had then.
+            teacher: a model, a `Teacher`, or None for nobody.
+            losses: None for those of the plan, and if that names none, for the default of the task (the labels alone
+                where nobody teaches).
+            share: of the plan's epochs or steps.
+            args: fields of the configuration that differ from the plan's.
+            trainer_kwargs: instead of the plan's.
+
+        Returns:
+            The student in eval mode, with the weights of the last step, or of the best checkpoint where the
+            configuration says `load_best_model_at_end`.
+
+        Raises:
+            ValueError: what the trainer refuses; a finished stage of other settings.
+        """
+        if any(name == each.name for each in self.stages):
+            raise ValueError(f"two stages are called {name!r}; give each a name of its own.")
+        given = as_teacher(Nobody() if teacher is None else teacher, self.args.label_map)
+        if losses is None:
+            losses = [TaskLoss()] if teacher is None else self.losses
+        with self._folder_of(name) as folder:
+            kwargs = {**self.trainer_kwargs, **trainer_kwargs}
+            trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
+            student = trainer.model  # with adapters, where peft_config was given
+            facts = self._describe(name, trainer, self._called(teacher))
+            if not self._rehearsing:
+                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer)
+                self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
+        attachment.release(student)
+        self.stages.append(facts)
+        self._names[id(student)] = name
+        return student.eval()
+
+    def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
+        """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
+
+        Args:
+            name: of its folder.
+            make: called without arguments, in the rehearsal too, where `rehearsing` says so and a few rows do.
+        """
+        if self._rehearsing:
+            return make()
+        folder = self.folder / name
+        if not (self.resume and folder.is_dir()):
+            with self.args.main_process_first(desc=name):
+                if self.args.process_index == 0:
+                    self._write(make(), folder)
+        return load_from_disk(str(folder))
+
+    # How a scheme runs
+
+    @contextmanager
+    def running(self, name: str, knobs: Mapping[str, Any]) -> Iterator[bool]:
+        """Around a scheme; gives whether it is the outermost one, which is rehearsed and finished."""
+        if self._running is not None:
+            yield False
+            return
+        self._running = name
+        self.scheme = stages.call(name, knobs)
+        try:
+            yield True
+        finally:
+            self._running = None
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside, stages are checked and not trained, and nothing is left behind."""
+        self._rehearsing = True
+        try:
+            yield
+        finally:
+            self._rehearsing, self.stages, self._names = False, [], {}
+
+    def finish(self, student: PreTrainedModel) -> PreTrainedModel:
+        """Saves the student, its tokenizer, the stages and a card that tells the lineage; pushes where `args` say so.
+
+        Args:
+            student: what the scheme returns.
+        """
+        if self.args.process_index:
+            return student
+        student.save_pretrained(self.folder)
+        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
+            tokenizer.save_pretrained(self.folder)
+        stages.save(self.stages, self.scheme, self.folder / "stages.json")
+        self.console.print(stages.table(self.stages))
+        assert self.card_facts is not None, "a scheme has at least one stage"
+        self.card_facts.stages, self.card_facts.scheme = self.stages, self.scheme
+        render(self.card_facts).save(self.folder / "README.md")
+        if self.args.push_to_hub:
+            url = Publication(self.args).push(str(self.folder))
+            self.console.print(f"on the Hub: {url}", highlight=False, markup=False, soft_wrap=True)
+        return student
+
+    # One stage
+
+    @contextmanager
+    def _folder_of(self, name: str) -> Iterator[Path]:
+        """Where a stage is kept; in the rehearsal a folder that is thrown away."""
+        if self._rehearsing:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
+        folder = self.folder / name
+        if not self.resume and self.args.process_index == 0 and folder.is_dir():
+            shutil.rmtree(folder)  # of a former run, whose checkpoints would be taken for this one's
+        yield folder
+
+    def _args_of(self, folder: Path, share: float, changes: Mapping[str, Any]) -> DistillationConfig:
+        args = copy.copy(self.args)
+        args.output_dir, args.push_to_hub = str(folder), False
+        if args.max_steps > 0:
+            args.max_steps = max(1, round(args.max_steps * share))
+        else:
+            args.num_train_epochs *= share
+        for name, value in changes.items():
+            if not hasattr(args, name):
+                raise ValueError(f"{type(args).__name__} has no field {name!r}.")
+            setattr(args, name, value)
+        return args
+
+    def _describe(self, name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
+        """What a stage is, before it was trained."""
+        args, rows = trainer.args, trainer.train_dataset
+        settings = {
+            "epochs": args.num_train_epochs,
+            "max_steps": args.max_steps,
+            "learning_rate": args.learning_rate,
+            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "seed": args.seed,
+            "rows": len(rows) if hasattr(rows, "__len__") else None,
+        }
+        losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
+        return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
+
+    def _found(self, folder: Path, wanted: StageFacts, student: nn.Module) -> StageFacts | None:
+        """A stage that is finished, and the student as it was then; None where there is something to do."""
+        if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
+            return None
+        stages.check_same(facts, wanted, folder)
+        if not facts.finished:
+            return None
+        self._say(f"{wanted.name}: finished before")
+        with attachment.detached(student):
+            if isinstance(student, PreTrainedModel):
+                attachment.reload(student, str(folder))
+            else:
+                student.load_adapter(str(folder), student.active_adapter)  # type: ignore[operator]
+        return facts
+
+    def _train(self, folder: Path, facts: StageFacts, trainer: DistillationTrainer) -> StageFacts:
+        self._say(
+            f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
+        )
+        main = trainer.is_world_process_zero()
+        if main:
+            stages.write(facts, folder / STAGE_FILE)
+        if self.watch is not None:
+            self.watch(trainer)
+        checkpoint = checkpoints.newest(folder) if self.resume else None
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
+        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        terms = {f"eval_{name}" for name in trainer.objective.losses}
+        measured = {
+            name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)
+        }
+        logged = trainer.state.log_history
+        seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
+        facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
+                        seconds=None if checkpoint else seconds)  # fmt: skip
+        if main:
+            stages.write(facts, folder / STAGE_FILE)
+        trainer.accelerator.wait_for_everyone()
+        return facts
+
+    def _say(self, text: str) -> None:
+        if not self._rehearsing:
+            self.console.rule(text)
+
+    def _called(self, teacher: Any) -> str | None:
+        """A teacher in words: the stage that made it, or where its weights are from."""
+        if teacher is None or isinstance(teacher, Nobody):
+            return None
+        if isinstance(teacher, str):
+            return teacher
+        if id(teacher) in self._names:
+            return self._names[id(teacher)]
+        inner = [self._called(each) for each in teacher.members] if isinstance(teacher, Teacher) else []
+        if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
+            inner = [self._called(teacher.model)]
+        if isinstance(teacher, Teacher):
+            plain = isinstance(teacher, ModelTeacher) and inner
+            return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
+        model = anatomy.unwrap(teacher)
+        return Path(model.name_or_path).name or type(model).__name__
+
+
+def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    """Makes a scheme of a function that takes a `Plan` and its own knobs and returns the student.
+
+    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one.
+    """
+
+    @wraps(function)
+    def run(plan: Plan, *args: Any, **knobs: Any) -> PreTrainedModel:
+        given = inspect.signature(function).bind(plan, *args, **knobs)
+        given.apply_defaults()
+        of_its_own = {name: value for name, value in given.arguments.items() if name != "plan"}
+        with plan.running(function.__name__, of_its_own) as outermost:
+            if not outermost:
+                return function(plan, *args, **knobs)
+            with plan.rehearsal():
+                function(plan, *args, **knobs)
+            return plan.finish(function(plan, *args, **knobs))
+
+    return run
