@@ -7,6 +7,8 @@ None computes a loss, and none changes the trainer.
 """
 
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.chain import chain
+from hf_distill.schemes.iterated import iterated
 from hf_distill.schemes.plan import Plan, scheme
 
-__all__ = ["Plan", "born_again", "scheme"]
+__all__ = ["Plan", "born_again", "chain", "iterated", "scheme"]
