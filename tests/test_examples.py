@@ -35,7 +35,9 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 # the examples of schemes: their options, and the stages that they train
 SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "chain": (["--sizes", "5", "4"], ["assistant_5", "assistant_4", "student"]),
+    "hints": (["--share", "0.25"], ["hint", "student"]),
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
+    "two_stage": (["--samples", "2"], ["inside", "predictions"]),
 }
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"

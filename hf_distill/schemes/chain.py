@@ -1,5 +1,6 @@
 """Teacher assistants: models of a size between teacher and student pass on what the teacher knows."""
 
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -71,10 +72,10 @@ def _sizes(sizes: list[int] | int, largest: int, smallest: int) -> list[int]:
         step = (largest - smallest) / (sizes + 1)
         return [round(largest - step * number) for number in range(1, sizes + 1)]
     ends = [largest, *sizes, smallest]
-    if not sizes or any(mine <= after for mine, after in zip(ends, ends[1:], strict=False)):
+    if not sizes or any(mine <= after for mine, after in pairwise(ends)):
         raise ValueError(
-            f"chain: sizes={list(sizes)} must go down from the teacher's {largest} blocks to the student's {smallest}, "
-            "each smaller than the one before and both ends left out. Pass such a list, or how many."
+            f"chain: sizes={list(sizes)} must go down from the teacher's {largest} blocks to the student's {smallest}"
+            ", each smaller than the one before and both ends left out. Pass such a list, or how many."
         )
     return list(sizes)
 

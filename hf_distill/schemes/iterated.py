@@ -17,8 +17,8 @@ def iterated(
 
     Weights go on from round to round, so that the blocks that are left make up for a few lost ones at a time, where
     `chain` starts each model anew. Pruning and distilling in turns is older than any one paper; for language models
-    see Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, who prune by measured importance. Here blocks go at equal
-    distances, or in the order that is given.
+    see Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, who prune by measured importance. Here blocks go at
+    equal distances, or in the order that is given.
 
     Args:
         plan: its student says how deep the last one is, and of which architecture; its weights are not used. Each

@@ -16,7 +16,7 @@ ROUNDS = [
         None,
         "teacher",
         [[0, 1, 3, 4], [0, 1, 4], [1, 4]],
-    ),  # 1 and 4 stay in the end; of 0, 2, 3 the middle one goes first
+    ),  # 1 and 4 stay; of 0, 2, 3 the middle one goes first
     (2, None, "previous", [[1, 2, 4], [1, 4]]),  # of 0, 2, 3 the outer ones
     (1, [3, 0, 2], "previous", [[0, 1, 2, 4], [1, 2, 4], [1, 4]]),
     (2, [3, 0, 2], "teacher", [[1, 2, 4], [1, 4]]),
