@@ -28,12 +28,19 @@ class Neighbours:
         model: a transformers model that reads tokens, the teacher for example.
         tokenizer: made the ids.
         candidates: how many words.
+
+    Raises:
+        ValueError: the model embeds no tokens, or no token of the vocabulary is a word.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, candidates: int = 15) -> None:
         table: Any = anatomy.find_embeddings(model).weight
         self._table = table.detach().float().cpu()
-        self._whole = torch.tensor([index for index in Words(tokenizer).whole if index < len(self._table)])
+        self._whole = torch.tensor([index for index in Words(tokenizer).whole if index < len(self._table)]).long()
+        if len(self._whole) < 2:
+            raise ValueError(
+                "no two tokens of the vocabulary are words of letters alone, so none can replace another."
+            )
         self._directions = nn.functional.normalize(self._table[self._whole], dim=-1)
         self._candidates = candidates
         self._found: dict[tuple[int, ...], list[int]] = {}

@@ -139,7 +139,7 @@ def test_rows_without_words_give_no_copies():
 
 
 def test_what_cannot_work_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="words are replaced in input_ids, and there are text. Encode it."):
+    with pytest.raises(ValueError, match="words are replaced in input_ids, and there are text"):
         replace_words(Dataset.from_dict({"text": ["a"]}), TOKENIZER, Fixed("aa"))
     for knobs in ({"samples": 0}, {"probability": 0.0}, {"probability": 1.1}):
         with pytest.raises(ValueError, match="at least 1, and above 0 to 1 are needed"):
@@ -150,3 +150,6 @@ def test_what_cannot_work_is_refused(tmp_path):
     tokenizer_of([*TOKENS[:4], *reversed(TOKENS[4:])]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has another vocabulary than the tokenizer"):
         augment.MaskedWords(str(tmp_path), TOKENIZER)
+    numbers = tokenizer_of(["[PAD]", "[CLS]", "[SEP]", "[MASK]", "aa", "1", "2"])
+    with pytest.raises(ValueError, match="no two tokens of the vocabulary are words of letters alone"):
+        augment.Neighbours(model("Model"), numbers)

@@ -4,7 +4,10 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from models import VOCABULARY, tiny
-from runs import distillation, rows, same, weights, words
+from runs import distillation, rows, same, weights
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from hf_distill import losses, schemes
 from hf_distill.augment import MaskedWords, Neighbours, replace_words
@@ -12,17 +15,24 @@ from hf_distill.augment import MaskedWords, Neighbours, replace_words
 from .arranged import check_resumed, deep, planned
 
 
+def lettered():
+    """A tokenizer of 46 words of two letters."""
+    tokens = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", *(chr(97 + i % 26) + chr(97 + i // 26) for i in range(46))]
+    backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="[MASK]"))
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
 def narrow(**fields):
     return deep(2, hidden_size=16, num_attention_heads=2, **fields)
 
 
-@pytest.mark.parametrize(
-    ("student", "inside"),
-    [
-        (narrow, [losses.HiddenMSE({"embeddings": "embeddings", 0: 1, 1: 3}, "shared"), losses.AttentionMSE({0: 1, 1: 3}, "grouped")]),
-        (lambda: deep(2), [losses.HiddenMSE({"embeddings": "embeddings", 0: 1, 1: 3}, "none"), losses.AttentionMSE({0: 1, 1: 3})]),
-    ],
-)  # fmt: skip
+LAYERS = {"embeddings": "embeddings", 0: 1, 1: 3}
+NARROW = [losses.HiddenMSE(LAYERS, "shared"), losses.AttentionMSE({0: 1, 1: 3}, "grouped")]
+AS_WIDE = [losses.HiddenMSE(LAYERS, "none"), losses.AttentionMSE({0: 1, 1: 3})]
+
+
+@pytest.mark.parametrize(("student", "inside"), [(narrow, NARROW), (lambda: deep(2), AS_WIDE)])
 def test_the_two_stages_by_hand(tmp_path, student, inside):
     found = schemes.two_stage(planned(tmp_path / "scheme", student(), deep(4, seed=1), max_steps=4))
     teacher = deep(4, seed=1)
@@ -52,11 +62,13 @@ def test_both_stages_train_on_rows_and_copies_which_are_made_once(tmp_path, monk
     data, teacher = rows(8), deep(4, seed=1)
     for resume in (False, True):
         taken = []
-        settings = {"processing_class": words(), "watch": taken.append, "resume": resume}
+        settings = {"processing_class": lettered(), "watch": taken.append, "resume": resume}
         plan = planned(tmp_path, deep(2), teacher, data, **settings)
         schemes.two_stage(plan, samples=3, candidates=2, probability=0.5)
         if not resume:
-            copies = replace_words(data, words(), Neighbours(teacher, words(), 2), samples=3, probability=0.5, seed=42)
+            copies = replace_words(
+                data, lettered(), Neighbours(teacher, lettered(), 2), samples=3, probability=0.5, seed=42
+            )
             expected = concatenate_datasets([data, copies])["input_ids"]
             assert [trainer.train_dataset["input_ids"] for trainer in taken] == [expected] * 2
             assert taken[0].train_dataset["labels"] == data["labels"] + [-100] * len(copies)
@@ -66,8 +78,7 @@ def test_both_stages_train_on_rows_and_copies_which_are_made_once(tmp_path, monk
 def test_a_masked_language_model_proposes_words(tmp_path):
     reader = tiny("bert", "ForMaskedLM", vocab_size=VOCABULARY)
     reader.save_pretrained(tmp_path / "reader")
-    tokenizer, data, teacher, taken = words(), rows(4), deep(4, seed=1), []
-    tokenizer.add_special_tokens({"mask_token": "[UNK]"})
+    tokenizer, data, teacher, taken = lettered(), rows(4), deep(4, seed=1), []
     plan = planned(tmp_path / "out", deep(2), teacher, data, processing_class=tokenizer, watch=taken.append)
     schemes.two_stage(plan, samples=1, masked_lm=str(tmp_path / "reader"), keep_labels=True, candidates=3)
     near, likely = Neighbours(teacher, tokenizer, 3), MaskedWords(reader, tokenizer, 3)
@@ -79,14 +90,14 @@ def test_a_masked_language_model_proposes_words(tmp_path):
 def test_a_copy_without_a_label_is_learned_from_by_its_prediction_alone(tmp_path):
     data, teacher = rows(4), deep(4, seed=1)
     both = [losses.TaskLoss(), losses.SoftTargets()]
-    plan = planned(tmp_path, deep(2), teacher, data, processing_class=words(), losses=both, max_steps=-1)
+    plan = planned(tmp_path, deep(2), teacher, data, processing_class=lettered(), losses=both, max_steps=-1)
     found = schemes.two_stage(plan, samples=2, share=0.5)
     assert all(torch.isfinite(weight).all() for weight in weights(found).values())
 
 
 def test_cut_off_in_the_second_stage_it_goes_on(tmp_path):
     def run(folder, **settings):
-        plan = planned(folder, narrow(), deep(4, seed=1), processing_class=words(), max_steps=6, **settings)
+        plan = planned(folder, narrow(), deep(4, seed=1), processing_class=lettered(), max_steps=6, **settings)
         return schemes.two_stage(plan, samples=2, share=0.5)
 
     check_resumed(tmp_path, run, after=4)
@@ -109,4 +120,4 @@ def test_knobs_that_do_not_fit_are_refused(tmp_path, knobs, message):
 def test_copies_of_rows_with_a_label_a_token_are_refused(tmp_path):
     student, teacher = (tiny("bert", "ForTokenClassification", seed, num_labels=3) for seed in (0, 1))
     with pytest.raises(ValueError, match="words are replaced for tasks with one label an example, not tokens"):
-        schemes.two_stage(planned(tmp_path, student, teacher, processing_class=words()), samples=1)
+        schemes.two_stage(planned(tmp_path, student, teacher, processing_class=lettered()), samples=1)
