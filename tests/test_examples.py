@@ -34,6 +34,7 @@ BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 # the examples of schemes: their options, and the stages that they train
 SCHEMES: dict[str, tuple[list[str], list[str]]] = {
+    "be_your_own_teacher": (["--exits", "0", "1"], ["student"]),
     "chain": (["--sizes", "5", "4"], ["assistant_5", "assistant_4", "student"]),
     "hints": (["--share", "0.25"], ["hint", "student"]),
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),

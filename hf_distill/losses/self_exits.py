@@ -16,8 +16,8 @@ TASKS = (Task.SINGLE_LABEL, Task.MULTI_LABEL, Task.REGRESSION, Task.TOKENS)
 
 
 def self_exits(
-    exit_logits: Tensor,
-    logits: Tensor,
+    student: Tensor,
+    teacher: Tensor,
     feature: Tensor,
     state: Tensor,
     task: Task = Task.SINGLE_LABEL,
@@ -28,8 +28,8 @@ def self_exits(
     """What one exit learns from the last block: alpha T^2 KL(last || exit) + hint_weight |feature - state|^2.
 
     Args:
-        exit_logits: of the exit, shape (..., classes).
-        logits: of the model's own head, shape (..., classes); no gradient goes there.
+        student: logits of the exit, shape (..., classes).
+        teacher: logits of the model's own head, shape (..., classes); no gradient goes there.
         feature: of the exit, shape (..., width).
         state: of the last block, shape (..., width); no gradient goes there.
         task: several labels have a KL each, of which the mean is taken, as of their cross entropies; values a squared
@@ -46,11 +46,11 @@ def self_exits(
     confirmed; the distance is a mean over examples, where that code sums over the batch.
     """
     if task is Task.REGRESSION:
-        taught = (exit_logits.float() - logits.detach().float()).square().mean(-1)
+        taught = (student.float() - teacher.detach().float()).square().mean(-1)
     elif task is Task.MULTI_LABEL:
-        taught = binary_kl_divergence(exit_logits, logits, temperature) / logits.shape[-1]
+        taught = binary_kl_divergence(student, teacher, temperature) / teacher.shape[-1]
     else:
-        taught = kl_divergence(exit_logits, logits, temperature)
+        taught = kl_divergence(student, teacher, temperature)
     distance = (feature.float() - state.detach().float()).square().sum(-1)
     return alpha * taught + hint_weight * distance
 
@@ -81,7 +81,7 @@ class SelfExits(Loss):
     """Heads at some of the student's blocks that learn the labels and what the student itself says at its end.
 
     For each exit i, added up: (1 - alpha) CE(label, q_i) + alpha T^2 KL(q_last || q_i) + hint_weight |F_i - F_last|^2,
-    where nothing goes back into q_last and F_last. The blocks below an exit learn from it: take it beside `TaskLoss`,
+    where nothing goes back into q_last and F_last. The blocks below an exit learn from it. Take it beside `TaskLoss`,
     which teaches the last block, to make a student better without a teacher, or one that may stop early
     (`schemes.be_your_own_teacher`). Heads live in the objective as projections do. Several labels have binary forms of
     both, values squared errors; examples without a label learn from the last block alone.

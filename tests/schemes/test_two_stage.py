@@ -69,9 +69,9 @@ def test_both_stages_train_on_rows_and_copies_which_are_made_once(tmp_path, monk
             copies = replace_words(
                 data, lettered(), Neighbours(teacher, lettered(), 2), samples=3, probability=0.5, seed=42
             )
-            expected = concatenate_datasets([data, copies])["input_ids"]
-            assert [trainer.train_dataset["input_ids"] for trainer in taken] == [expected] * 2
-            assert taken[0].train_dataset["labels"] == data["labels"] + [-100] * len(copies)
+            expected = concatenate_datasets([data, copies])["input_ids"][:]
+            assert [trainer.train_dataset["input_ids"][:] for trainer in taken] == [expected] * 2
+            assert taken[0].train_dataset["labels"][:] == data["labels"][:] + [-100] * len(copies)
     assert made == [2, 8, 2]  # the rehearsals take two rows
 
 
@@ -83,8 +83,8 @@ def test_a_masked_language_model_proposes_words(tmp_path):
     schemes.two_stage(plan, samples=1, masked_lm=str(tmp_path / "reader"), keep_labels=True, candidates=3)
     near, likely = Neighbours(teacher, tokenizer, 3), MaskedWords(reader, tokenizer, 3)
     copies = replace_words(data, tokenizer, near, likely, samples=1, keep_labels=True, seed=42)
-    assert taken[0].train_dataset["input_ids"] == data["input_ids"] + copies["input_ids"]
-    assert taken[0].train_dataset["labels"] == data["labels"] + copies["labels"]
+    assert taken[0].train_dataset["input_ids"][:] == data["input_ids"][:] + copies["input_ids"][:]
+    assert taken[0].train_dataset["labels"][:] == data["labels"][:] + copies["labels"][:]
 
 
 def test_a_copy_without_a_label_is_learned_from_by_its_prediction_alone(tmp_path):
