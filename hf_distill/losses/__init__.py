@@ -33,6 +33,7 @@ from hf_distill.losses.relation import RelationLoss
 from hf_distill.losses.relations_qkv import MiniLMv2, relation_kl
 from hf_distill.losses.rkd import RKDAngle, RKDDistance, rkd_angle, rkd_distance
 from hf_distill.losses.schedules import Schedule, cosine, linear, warmup
+from hf_distill.losses.self_exits import SelfExits, self_exits
 from hf_distill.losses.similarity import SimilarityPreserving, similarity_preserving
 from hf_distill.losses.sobolev import Sobolev, gradient_match
 from hf_distill.losses.soft_targets import SoftTargets, binary_kl_divergence, kl_divergence, standardize
@@ -66,6 +67,7 @@ CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
         RelativeSimilarity,
         ContrastiveRepresentation,
     ),
+    "exits of the student": (SelfExits,),
     "derivatives": (Sobolev,),
 }
 
@@ -100,6 +102,7 @@ __all__ = [
     "RelativeSimilarity",
     "ReverseKL",
     "Schedule",
+    "SelfExits",
     "SimilarityPreserving",
     "SkewKL",
     "Sobolev",
@@ -136,6 +139,7 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "self_exits",
     "similarity_preserving",
     "skew_kl",
     "sorted_logits",

@@ -6,7 +6,23 @@
 None computes a loss, and none changes the trainer.
 """
 
+from hf_distill.schemes.be_your_own_teacher import be_your_own_teacher
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.chain import chain
+from hf_distill.schemes.early_exit import EarlyExit
+from hf_distill.schemes.hints import hints
+from hf_distill.schemes.iterated import iterated
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.two_stage import two_stage
 
-__all__ = ["Plan", "born_again", "scheme"]
+__all__ = [
+    "EarlyExit",
+    "Plan",
+    "be_your_own_teacher",
+    "born_again",
+    "chain",
+    "hints",
+    "iterated",
+    "scheme",
+    "two_stage",
+]

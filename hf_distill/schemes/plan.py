@@ -138,6 +138,7 @@ class Plan:
         *,
         share: float = 1.0,
         args: Mapping[str, Any] | None = None,
+        keep_objective: bool = False,
         **trainer_kwargs: Any,
     ) -> PreTrainedModel:
         """Trains a student in a folder of its own, or loads it if that was done.
@@ -150,6 +151,7 @@ class Plan:
                 where nobody teaches).
             share: of the plan's epochs or steps.
             args: fields of the configuration that differ from the plan's.
+            keep_objective: whether what the losses have trained is left in the stage's folder, beside its student.
             trainer_kwargs: instead of the plan's.
 
         Returns:
@@ -170,7 +172,7 @@ class Plan:
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, self._called(teacher))
             if not self._rehearsing:
-                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer)
+                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
         attachment.release(student)
         self.stages.append(facts)
@@ -299,7 +301,9 @@ class Plan:
                 student.load_adapter(str(folder), student.active_adapter)  # type: ignore[operator]
         return facts
 
-    def _train(self, folder: Path, facts: StageFacts, trainer: DistillationTrainer) -> StageFacts:
+    def _train(
+        self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
+    ) -> StageFacts:
         self._say(
             f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
         )
@@ -320,6 +324,8 @@ class Plan:
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
                         seconds=None if checkpoint else seconds)  # fmt: skip
+        if main and keep_objective:
+            attachment.save_beside(trainer.objective.state_dict(), {}, folder)
         if main:
             stages.write(facts, folder / STAGE_FILE)
         trainer.accelerator.wait_for_everyone()
