@@ -6,7 +6,11 @@
 None computes a loss, and none changes the trainer.
 """
 
+from hf_distill.schemes.augmented_self import augmented_self
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.mutual import mutual
+from hf_distill.schemes.online import online
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.progressive_self import progressive_self
 
-__all__ = ["Plan", "born_again", "scheme"]
+__all__ = ["Plan", "augmented_self", "born_again", "mutual", "online", "progressive_self", "scheme"]
