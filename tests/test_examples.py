@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -31,6 +32,13 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+# the examples of schemes: their options, and the stages that they train
+SCHEMES: dict[str, tuple[list[str], list[str]]] = {
+    "augmented_self": (["--hide", "0.2"], ["student"]),
+    "mutual": (["--students", "3"], ["student"]),
+    "online": (["--both-ways"], ["student"]),
+    "progressive_self": (["--last-weight", "0.6"], ["student"]),
+}
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -114,6 +122,31 @@ def check_student(home: Path, printed: str) -> None:
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_loads(
+    name: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, stages = SCHEMES[name]
+    importlib.import_module(name).main([*tiny_run(*options), "--epochs", "1"])
+    printed = capsys.readouterr().out
+    told = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert [stage["name"] for stage in told] == stages
+    assert all("mean_average_precision" in stage["metrics"] for stage in told)
+    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
+    assert line is not None
+    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    assert list(student.config.id2label.values()) == LABELS
+    assert len(student.distilbert.transformer.layer) == 3
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_is_short_and_says_how_it_is_run(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert f"schemes.{name}(plan" in source
+    assert len(source.splitlines()) < 60
 
 
 def test_without_arguments_a_teacher_is_made_of_the_shipped_messages(
@@ -249,7 +282,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != BASE])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -264,15 +297,9 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {
-        BASE,
-        "cached_teacher",
-        "custom_loss",
-        "lora_student",
-        "mean_teacher",
-        "push_to_hub",
-        "subclass_trainer",
-    }
+    others = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    others |= {"mean_teacher"}
+    assert set(NAMES) == others | set(SCHEMES)
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
