@@ -39,6 +39,10 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "hints": (["--share", "0.25"], ["hint", "student"]),
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
     "two_stage": (["--samples", "2"], ["inside", "predictions"]),
+    "augmented_self": (["--hide", "0.2"], ["student"]),
+    "mutual": (["--students", "3"], ["student"]),
+    "online": (["--both-ways"], ["student"]),
+    "progressive_self": (["--last-weight", "0.6"], ["student"]),
 }
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
@@ -117,7 +121,9 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
+@pytest.mark.parametrize(
+    "name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student", "mean_teacher"]
+)
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
@@ -297,6 +303,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     others = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    others |= {"mean_teacher"}
     assert set(NAMES) == others | set(SCHEMES)
 
 

@@ -32,7 +32,7 @@ from hf_distill.losses.projection import ProjectedLayerLoss
 from hf_distill.losses.relation import RelationLoss
 from hf_distill.losses.relations_qkv import MiniLMv2, relation_kl
 from hf_distill.losses.rkd import RKDAngle, RKDDistance, rkd_angle, rkd_distance
-from hf_distill.losses.schedules import Schedule, cosine, linear, warmup
+from hf_distill.losses.schedules import Schedule, cosine, linear, stairs, warmup
 from hf_distill.losses.self_exits import SelfExits, self_exits
 from hf_distill.losses.similarity import SimilarityPreserving, similarity_preserving
 from hf_distill.losses.sobolev import Sobolev, gradient_match
@@ -143,6 +143,7 @@ __all__ = [
     "similarity_preserving",
     "skew_kl",
     "sorted_logits",
+    "stairs",
     "standardize",
     "total_variation",
     "warmup",

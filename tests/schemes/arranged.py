@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 from hf_distill import DistillationConfig, schemes
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
-OF_THE_TRAINER = ("resume", "losses", "eval_dataset", "watch", "processing_class", "peft_config")
+OF_THE_TRAINER = ("resume", "losses", "eval_dataset", "watch", "compute_metrics", "processing_class", "data_collator")
+OF_THE_TRAINER += ("peft_config",)
 
 
 def planned(folder, student, teacher=None, data=None, **settings):

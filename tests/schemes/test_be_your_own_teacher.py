@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig
-from runs import VOCABULARY, classifier, distillation, rows, same, weights
+from runs import VOCABULARY, distillation, rows, same, weights
 
 from hf_distill import hub, losses, schemes
 from hf_distill.teachers import Nobody
