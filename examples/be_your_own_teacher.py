@@ -42,8 +42,8 @@ def main(arguments=None):
 
 def quality(model, layer, batches):
     """Mean average precision."""
-    predictions = sum((model(batch, layer).tolist() for batch in batches), [])
-    labels = sum((batch["labels"].tolist() for batch in batches), [])
+    predictions = [row for batch in batches for row in model(batch, layer).tolist()]
+    labels = [row for batch in batches for row in batch["labels"].tolist()]
     return compute_metrics(EvalPrediction(predictions, labels))["mean_average_precision"]
 
 

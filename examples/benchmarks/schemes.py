@@ -5,10 +5,10 @@
     python examples/benchmarks/schemes.py --seeds                  # only the tables, from the runs that are there
 
 150 intents of short queries (CLINC150). Teachers of 6 blocks are fine-tuned once, on all 15,000 queries; students are
-two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. `unlabelled` has further
-4,000 without labels. `same` says what stays equal: every student that is measured takes as many optimizer steps as with
-soft targets alone; what a scheme needs beside that (assistants, generations, peers, samples) is in its time. Time is
-the processor's, over that of soft targets. A run that is finished is not made again.
+two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. Every student that is
+measured takes as many optimizer steps as with soft targets alone; what a scheme needs beside that (assistants,
+generations, peers, samples) is in its time, which is the processor's, over that of soft targets. `unlabelled` has
+further 4,000 queries without labels. A run that is finished is not made again.
 """
 
 import argparse
