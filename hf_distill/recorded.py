@@ -154,7 +154,8 @@ class RecordedMap(Uncomputed):
     def whole(self) -> Tensor:
         """The map itself; computed once, and again if it has no gradient from then and should have one now."""
         record = self.record
-        trained = any(each is not None and each.requires_grad for each in (record.query, record.key, record.bias))
+        parts = (record.query, record.key, record.bias, record.mask)
+        trained = any(each is not None and each.requires_grad for each in parts)
         if self.made is None or (trained and torch.is_grad_enabled() and not self.made.requires_grad):
             if self.source is not None and self.kept is not None:
                 self.made = torch.where(self.kept, self.source.whole(), 0.0)

@@ -1,4 +1,8 @@
-"""Attention maps: what each token looks at. Recorded while the models run sdpa; nothing is switched to eager."""
+"""Attention maps: what each token looks at. Recorded while the models run sdpa; nothing is switched to eager.
+
+Maps that were recorded are compared in blocks and never made (`recorded_maps`); the functions here are for those that
+are there: handed out by the model, read from a cache, or touched by somebody.
+"""
 
 from typing import Literal
 

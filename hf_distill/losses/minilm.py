@@ -16,7 +16,7 @@ class MiniLM(LayerLoss):
     """Attention probabilities and value relations of the last layers, by KL over the attended tokens. Any widths.
 
     Take it for a student with as many heads as the teacher and any depth; `MiniLMv2`, its successor, does without
-    equal heads; `AttentionKL` matches several layers and no values.
+    equal heads; `AttentionKL` matches several layers and no values. Recorded maps are compared in blocks, as there.
 
     Args:
         layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"``, which is the paper's;

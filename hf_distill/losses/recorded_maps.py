@@ -27,8 +27,13 @@ Compare = Callable[[AttentionRecord, Tensor, slice, slice], tuple[Tensor, Tensor
 
 
 def stays_recorded(student: Tensor) -> TypeGuard[RecordedMap]:
-    """Whether a map was recorded and nobody made it yet, so that the functions below serve."""
-    return isinstance(student, RecordedMap) and student.untouched
+    """Whether a map was recorded and nobody made it yet, so that the functions below serve.
+
+    A mask that is learned (some families add their position bias there) has its gradient from the map itself.
+    """
+    if not isinstance(student, RecordedMap) or not student.untouched:
+        return False
+    return student.record.mask is None or not student.record.mask.requires_grad
 
 
 def recorded_kl(student: RecordedMap, teacher: Tensor, batch: Batch, heads: int | None = None) -> Tensor:

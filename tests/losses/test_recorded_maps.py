@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.batch import Batch
-from hf_distill.losses import AttentionKL, AttentionMSE, Loss, MiniLM, recorded_maps
+from hf_distill.losses import AttentionKL, AttentionMSE, Loss, MiniLM, attention_kl, recorded_maps
 from hf_distill.losses.recorded_maps import recorded_kl, recorded_mse
 from hf_distill.recorded import AttentionRecord, RecordedMap
 from hf_distill.signals import attention, attention_scores, value
@@ -196,6 +196,17 @@ def test_what_a_loss_of_ones_own_touches_is_a_map_and_its_gradient_arrives():
     assert all(gradient.abs().max() > 0 for gradient in torch.autograd.grad(found, parts))
 
 
+def test_a_mask_that_is_learned_has_its_gradient():
+    mask = torch.where(SEEN, randn(1, 4, 6, 6), LOWEST).requires_grad_()
+    student, teacher = record_of(mask=mask), record_of(seed=20, mask=SEEN)
+    loss = AttentionKL({0: 1})
+    loss.setup(replace(STUDENT, heads=4), replace(TEACHER, heads=4), Task.TOKENS)
+    found = loss({attention(0): student.signal("attention")}, {attention(1): teacher.signal("attention")}, batch_of())
+    gradients = [torch.autograd.grad(each, mask)[0] for each in (found, kl_by_hand(student, teacher, PADDING, 4))]
+    assert gradients[1].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_keys_with_probability_zero_cost_nothing_or_a_finite_amount():
     """Of four keys the teacher sees two, the student the first and two others; scores are far apart too."""
     place = torch.tensor([[[[0.0, 300.0, 0.0, 0.0]]]]).mT
@@ -208,7 +219,10 @@ def test_keys_with_probability_zero_cost_nothing_or_a_finite_amount():
     finite = math.log(torch.finfo(torch.float32).tiny)
     expected = 0.5 * (math.log(0.5) + math.log(3)) + 0.5 * (math.log(0.5) - finite)
     torch.testing.assert_close(found, torch.tensor(expected))
-    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found, parts))
+    plain = attention_kl(RecordedMap.of(student).whole(), RecordedMap.of(theirs).whole()).mean()
+    for one, other in zip(*(torch.autograd.grad(each, parts) for each in (found, plain)), strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.isfinite().all()
     far, parts = trained(
         replace(mine, mask=None)
     )  # a probability of exp(-300) is 0 in float32, its logarithm is there
@@ -217,7 +231,19 @@ def test_keys_with_probability_zero_cost_nothing_or_a_finite_amount():
     assert torch.autograd.grad(found, parts)[1].abs().max() > 0.1
 
 
-def test_halves_are_compared_in_float32_and_gradients_have_their_type():
+def test_a_query_that_sees_no_key_adds_nothing():
+    nothing = torch.ones(QUERIES, QUERIES).bool().tril(-1)  # the first one
+    student, parts = trained(record_of())
+    batch = Batch({"input_ids": torch.ones(ROWS, QUERIES)}, Task.TOKENS)
+    teacher = record_of(seed=20, mask=nothing[None, None])
+    found = recorded_kl(RecordedMap.of(student), RecordedMap.of(teacher), batch)
+    (gradient, _) = torch.autograd.grad(found, parts)
+    assert gradient[:, :, 0].abs().max() == 0 < gradient[:, :, 1].abs().min()
+    torch.testing.assert_close(found, kl_by_hand(student, teacher, torch.ones(3, 6), 4))
+
+
+def test_halves_are_compared_in_float32_and_gradients_have_their_type(monkeypatch):
+    blocks_of(monkeypatch, 1)
     student = trained(record_of(mask=SEEN))[0]
     half = replace(student, query=student.query.half(), key=student.key.half())
     teacher = RecordedMap.of(record_of(seed=20, mask=SEEN))
@@ -227,10 +253,9 @@ def test_halves_are_compared_in_float32_and_gradients_have_their_type():
     full = recorded_kl(RecordedMap.of(whole), teacher, batch_of())
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, full)
-    scale = 2.0**-14  # as of a mean over many: by itself most of the gradient would be 0 in float16
-    (small,) = torch.autograd.grad(found * scale / scale, half.query)
-    (expected,) = torch.autograd.grad(full, whole.query)
-    torch.testing.assert_close(small, expected.half())
+    for one, other in ((half.query, whole.query), (half.key, whole.key)):  # rounded once, not row by row
+        (rounded,) = torch.autograd.grad(found, one, retain_graph=True)
+        assert torch.equal(rounded, torch.autograd.grad(full, other, retain_graph=True)[0].half())
 
 
 def test_nothing_of_the_size_of_a_map_is_made_and_only_gradients_are_kept(monkeypatch):
