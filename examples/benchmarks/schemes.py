@@ -70,7 +70,7 @@ class Setting:
         if not (folder / "config.json").exists():
             set_seed(number)
             model = self._encoder()
-            epochs = {"num_train_epochs": self.arguments.teacher_epochs, "seed": number}
+            epochs = {"num_train_epochs": self.arguments.teacher_epochs / (number + 1), "seed": number}
             with tempfile.TemporaryDirectory() as scratch:
                 trainer = self.trainer(
                     model,

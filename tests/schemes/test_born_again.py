@@ -4,11 +4,12 @@ import pytest
 from runs import classifier, distillation, rows, same, weights
 
 from hf_distill import schemes
-from schemes.test_plan import plan
+
+from .arranged import planned
 
 
 def test_generations_by_hand(tmp_path):
-    last = schemes.born_again(plan(tmp_path / "scheme"), generations=3)
+    last = schemes.born_again(planned(tmp_path / "scheme", classifier(), classifier(seed=1).eval()), generations=3)
     teacher = classifier(seed=1).eval()
     for number in range(3):
         trainer = distillation(tmp_path / str(number), classifier(), teacher)
@@ -33,4 +34,4 @@ def test_without_a_teacher_the_first_generation_learns_from_the_labels(tmp_path)
 @pytest.mark.parametrize("generations", [0, -1])
 def test_no_generation_is_refused(tmp_path, generations):
     with pytest.raises(ValueError, match=f"born_again: generations is {generations}; it must be at least 1."):
-        schemes.born_again(plan(tmp_path), generations=generations)
+        schemes.born_again(planned(tmp_path, classifier()), generations=generations)
