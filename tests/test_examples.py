@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+SCHEMES: tuple[str, ...] = ()  # several trainings, where the others have one
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -108,7 +109,9 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
+@pytest.mark.parametrize(
+    "name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "ensemble_teacher", "lora_student"]
+)
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
@@ -247,7 +250,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != BASE])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -262,7 +265,8 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    based = {"cached_teacher", "custom_loss", "ensemble_teacher", "lora_student", "push_to_hub", "subclass_trainer"}
+    assert set(NAMES) == {BASE, *based, *SCHEMES}
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

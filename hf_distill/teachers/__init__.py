@@ -2,8 +2,9 @@
 
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
+from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.quantized import quantize
 
-__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "Teacher", "load", "quantize"]
+__all__ = ["CachedTeacher", "EnsembleTeacher", "ModelTeacher", "Nobody", "Teacher", "load", "quantize"]

@@ -26,6 +26,8 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
     if isinstance(given, ModelTeacher | CachedTeacher) and given.label_map is None:
         given.label_map = label_map
     if isinstance(given, Teacher):
+        for member in given.members:
+            as_teacher(member, label_map)
         return given
     return ModelTeacher(load(given) if isinstance(given, str) else given, label_map=label_map)
 
