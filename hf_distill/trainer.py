@@ -222,9 +222,8 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
         if "loss" in logs:
-            logs = logs | self._trained.take(
-                self.state.global_step, lambda sums: self.accelerator.reduce(sums, "mean")
-            )
+            step = self.state.global_step
+            logs = logs | self._trained.take(step, lambda sums: self.accelerator.reduce(sums, "mean"))
             if self.objective.changes_weights:
                 logs |= {f"{name}_weight": weight for name, weight in self.objective.weights().items()}
         super().log(logs, start_time)
@@ -327,8 +326,7 @@ class DistillationTrainer(Trainer):
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if self._in_checkpoint:
-                attachment.save_objective(heads, folder)
-                attachment.save_teacher(self.teacher.state(), folder)
+                attachment.save_beside(heads, self.teacher.state(), folder)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._in_checkpoint = True

@@ -190,21 +190,26 @@ class Plan:
         if not (self.resume and folder.is_dir()):
             with self.args.main_process_first(desc=name):
                 if self.args.process_index == 0:
-                    self._write(make(), folder)
+                    beside = folder.with_name(f".{name}.unfinished")
+                    for left in (folder, beside):
+                        shutil.rmtree(left, ignore_errors=True)
+                    make().save_to_disk(beside)
+                    beside.rename(folder)
         return load_from_disk(str(folder))
 
     # How a scheme runs
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a scheme is under way, of which another one would be a part."""
+        return self._running is not None
+
     @contextmanager
-    def running(self, name: str, knobs: Mapping[str, Any]) -> Iterator[bool]:
-        """Around a scheme; gives whether it is the outermost one, which is rehearsed and finished."""
-        if self._running is not None:
-            yield False
-            return
-        self._running = name
-        self.scheme = stages.call(name, knobs)
+    def running(self, name: str, knobs: Mapping[str, Any]) -> Iterator[None]:
+        """Around a scheme."""
+        self._running, self.scheme = name, stages.call(name, knobs)
         try:
-            yield True
+            yield
         finally:
             self._running = None
 
@@ -345,19 +350,26 @@ class Plan:
 def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
     """Makes a scheme of a function that takes a `Plan` and its own knobs and returns the student.
 
-    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one.
+    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one. `rehearse`,
+    an attribute of it, takes the same arguments and raises what would be refused.
     """
+
+    def named(plan: Plan, *args: Any, **knobs: Any) -> dict[str, Any]:
+        given = inspect.signature(function).bind(plan, *args, **knobs)
+        given.apply_defaults()
+        return {name: value for name, value in given.arguments.items() if name != "plan"}
+
+    def rehearse(plan: Plan, *args: Any, **knobs: Any) -> None:
+        with plan.running(function.__name__, named(plan, *args, **knobs)), plan.rehearsal():
+            function(plan, *args, **knobs)
 
     @wraps(function)
     def run(plan: Plan, *args: Any, **knobs: Any) -> PreTrainedModel:
-        given = inspect.signature(function).bind(plan, *args, **knobs)
-        given.apply_defaults()
-        of_its_own = {name: value for name, value in given.arguments.items() if name != "plan"}
-        with plan.running(function.__name__, of_its_own) as outermost:
-            if not outermost:
-                return function(plan, *args, **knobs)
-            with plan.rehearsal():
-                function(plan, *args, **knobs)
+        if plan.is_running:
+            return function(plan, *args, **knobs)
+        rehearse(plan, *args, **knobs)
+        with plan.running(function.__name__, named(plan, *args, **knobs)):
             return plan.finish(function(plan, *args, **knobs))
 
+    run.is_scheme, run.rehearse = True, rehearse  # type: ignore[attr-defined]
     return run
