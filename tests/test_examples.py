@@ -108,7 +108,17 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        BASE,
+        "subclass_trainer",
+        "custom_loss",
+        "cached_teacher",
+        "lora_student",
+        "noisy_teacher",
+    ],
+)
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
@@ -262,7 +272,9 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    known |= {"noisy_teacher"}
+    assert set(NAMES) == known
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

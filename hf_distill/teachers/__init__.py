@@ -4,6 +4,8 @@ from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
+from hf_distill.teachers.noisy import NoisyTeacher
 from hf_distill.teachers.quantized import quantize
+from hf_distill.teachers.wrapper import Wrapper
 
-__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "Teacher", "load", "quantize"]
+__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "NoisyTeacher", "Teacher", "Wrapper", "load", "quantize"]
