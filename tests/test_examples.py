@@ -110,7 +110,16 @@ def check_student(home: Path, printed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "ensemble_teacher", "lora_student"]
+    "name",
+    [
+        BASE,
+        "subclass_trainer",
+        "custom_loss",
+        "cached_teacher",
+        "ensemble_teacher",
+        "lora_student",
+        "noisy_teacher",
+    ],
 )
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
@@ -265,8 +274,9 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    based = {"cached_teacher", "custom_loss", "ensemble_teacher", "lora_student", "push_to_hub", "subclass_trainer"}
-    assert set(NAMES) == {BASE, *based, *SCHEMES}
+    known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    known |= {"ensemble_teacher", "noisy_teacher", *SCHEMES}
+    assert set(NAMES) == known
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,6 +5,18 @@ from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
+from hf_distill.teachers.noisy import NoisyTeacher
 from hf_distill.teachers.quantized import quantize
+from hf_distill.teachers.wrapper import Wrapper
 
-__all__ = ["CachedTeacher", "EnsembleTeacher", "ModelTeacher", "Nobody", "Teacher", "load", "quantize"]
+__all__ = [
+    "CachedTeacher",
+    "EnsembleTeacher",
+    "ModelTeacher",
+    "Nobody",
+    "NoisyTeacher",
+    "Teacher",
+    "Wrapper",
+    "load",
+    "quantize",
+]

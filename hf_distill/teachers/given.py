@@ -14,7 +14,7 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
 
     Args:
         given: a `Teacher` is left as it is; a model, or its Hub id or folder, becomes a `ModelTeacher`.
-        label_map: of that `ModelTeacher`, also of one that was given and says none itself.
+        label_map: of that `ModelTeacher`, also of one that was given, or is inside of one, and says none itself.
 
     Raises:
         ValueError: there is none.
