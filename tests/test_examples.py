@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -31,7 +32,13 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-SCHEMES: tuple[str, ...] = ()  # several trainings, where the others have one
+# the examples of schemes: their options, and the stages that they train
+SCHEMES: dict[str, tuple[list[str], list[str]]] = {
+    "born_again": (
+        ["--generations", "2", "--ensemble"],
+        ["generation_1", "generation_2", "ensemble", "student_of_ensemble"],
+    ),
+}
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -124,6 +131,31 @@ def check_student(home: Path, printed: str) -> None:
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_loads(
+    name: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, stages = SCHEMES[name]
+    importlib.import_module(name).main([*tiny_run(*options), "--epochs", "1"])
+    printed = capsys.readouterr().out
+    told = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert [stage["name"] for stage in told] == stages
+    assert all("mean_average_precision" in stage["metrics"] for stage in told)
+    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
+    assert line is not None
+    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    assert list(student.config.id2label.values()) == LABELS
+    assert len(student.distilbert.transformer.layer) == 3
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_is_short_and_says_how_it_is_run(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert f"schemes.{name}(plan" in source
+    assert len(source.splitlines()) < 60
 
 
 def test_without_arguments_a_teacher_is_made_of_the_shipped_messages(

@@ -69,6 +69,7 @@ SIZES = {
     },
 }
 LEFT_OUT: dict[type[Loss], str] = {
+    losses.CWTM: "it is torch's own cross entropy of the labels times one number an example",
     losses.TaskLoss: "it is torch's own cross entropy of the labels, and looks at no teacher",
     losses.Sobolev: "its cost is the second derivative of the models, and the comparison one squared difference",
 }

@@ -8,5 +8,6 @@ None computes a loss, and none changes the trainer.
 
 from hf_distill.schemes.born_again import born_again
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.specialists import specialists
 
-__all__ = ["Plan", "born_again", "scheme"]
+__all__ = ["Plan", "born_again", "scheme", "specialists"]

@@ -6,7 +6,9 @@ from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.noisy import NoisyTeacher
+from hf_distill.teachers.permuted import PermutedTeacher
 from hf_distill.teachers.quantized import quantize
+from hf_distill.teachers.specialist import SpecialistTeacher
 from hf_distill.teachers.wrapper import Wrapper
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "ModelTeacher",
     "Nobody",
     "NoisyTeacher",
+    "PermutedTeacher",
+    "SpecialistTeacher",
     "Teacher",
     "Wrapper",
     "load",
