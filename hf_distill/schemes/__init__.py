@@ -7,7 +7,8 @@ None computes a loss, and none changes the trainer.
 """
 
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.multi_teacher_triplet import multi_teacher_triplet
 from hf_distill.schemes.plan import Plan, scheme
 from hf_distill.schemes.specialists import specialists
 
-__all__ = ["Plan", "born_again", "scheme", "specialists"]
+__all__ = ["Plan", "born_again", "multi_teacher_triplet", "scheme", "specialists"]

@@ -25,6 +25,7 @@ def mean_answer(
     task: Task,
     mean: Mean = "logits",
     weights: Sequence[float] | Literal["confidence"] | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The mean of several teachers' logits, or the logits of the mean of their probabilities.
 
@@ -34,6 +35,7 @@ def mean_answer(
         mean: of ``"logits"`` or of ``"probabilities"``. The latter comes back as log-probabilities, of multi-label
             answers as the logit of each label's mean probability, so that every loss reads it as logits.
         weights: of the answers, any sum; ``"confidence"`` weighs by `confidence`, row by row; None: all the same.
+        temperature: at which probabilities are averaged. What comes back has their mean at this temperature.
 
     Returns:
         (..., classes), float32.
@@ -52,9 +54,9 @@ def mean_answer(
         return torch.logsumexp(torch.stack([a.log() + b for a, b in zip(shares, logs, strict=True)]), 0)
 
     if task is Task.MULTI_LABEL:
-        log_sigmoid = nn.functional.logsigmoid
-        return log_mean([log_sigmoid(each) for each in answers]) - log_mean([log_sigmoid(-each) for each in answers])
-    return log_mean([each.log_softmax(-1) for each in answers])
+        yes, no = ([nn.functional.logsigmoid(sign * each / temperature) for each in answers] for sign in (1, -1))
+        return temperature * (log_mean(yes) - log_mean(no))
+    return temperature * log_mean([(each / temperature).log_softmax(-1) for each in answers])
 
 
 def confidence(logits: Tensor, task: Task) -> Tensor:
@@ -91,6 +93,8 @@ class EnsembleTeacher(Teacher):
         one_at_a_time: moves each model to the accelerator for its forward only, and to the processor's memory after
             it: slow, and for models that do not fit beside one another.
         devices: where each teacher runs, such as ``["cuda:0", "cuda:1"]``; None: all where the student is.
+        temperature: at which probabilities are averaged: where a loss softens by as much, its targets are the mean of
+            the softened probabilities.
 
     Raises:
         ValueError: fewer than two teachers, or knobs that do not fit them.
@@ -103,16 +107,20 @@ class EnsembleTeacher(Teacher):
         weights: list[float] | Literal["confidence"] | None = None,
         one_at_a_time: bool = False,
         devices: list[str] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         if isinstance(teachers, str | nn.Module | Teacher) or len(teachers) < 2:
             raise ValueError("EnsembleTeacher takes a list of two teachers or more. Pass one by itself without it.")
         if mean not in get_args(Mean):
             raise ValueError(f'EnsembleTeacher: mean={mean!r} is not known; use "logits" or "probabilities".')
         _check_weights(weights, len(teachers))
+        if not temperature > 0:
+            raise ValueError(f"EnsembleTeacher: temperature is {temperature}; it must be above 0.")
         if devices is not None and len(devices) != len(teachers):
             raise ValueError(f"EnsembleTeacher: {len(devices)} devices for {len(teachers)} teachers. Name one each.")
         self.members = self.teachers = [as_teacher(each) for each in teachers]
-        self.mean, self.weights, self.one_at_a_time, self.devices = mean, weights, one_at_a_time, devices
+        self.mean, self.weights, self.temperature = mean, weights, temperature
+        self.one_at_a_time, self.devices = one_at_a_time, devices
         self.shape = shape_of(self.members)
         self.model = next((each.model for each in self.members if each.model is not None), None)
         self.input_names = tuple(dict.fromkeys(name for each in self.members for name in each.input_names))
@@ -220,7 +228,7 @@ class EnsembleTeacher(Teacher):
             raise ValueError(f"the ensemble's teachers gave logits of shapes {[tuple(each.shape) for each in known]}.")
         if batch.task is Task.SPAN:  # padding is no place for an answer
             known = [batch.align(each) for each in known]
-        return {LOGITS: mean_answer(known, batch.task, self.mean, self.weights)}
+        return {LOGITS: mean_answer(known, batch.task, self.mean, self.weights, self.temperature)}
 
     def _tagged(self, number: int, seen: Signals) -> dict[Signal, Tensor]:
         """What the losses on one member look at, under its number."""

@@ -63,6 +63,16 @@ def test_the_mean_probability_of_a_label_comes_back_as_its_logit(weights):
             assert found[row, label].item() == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
 
 
+@pytest.mark.parametrize("task", [Task.SINGLE_LABEL, Task.MULTI_LABEL])
+def test_softened_at_its_temperature_it_is_the_mean_of_the_softened(task):
+    answers = three(4, 5)
+    found = mean_answer(answers, task, "probabilities", None, temperature=3.0) / 3
+    if task is Task.MULTI_LABEL:
+        torch.testing.assert_close(found.sigmoid(), sum((each / 3).sigmoid() for each in answers) / 3)
+    else:
+        torch.testing.assert_close(found.softmax(-1), sum((each / 3).softmax(-1) for each in answers) / 3)
+
+
 def test_answers_without_doubt_have_a_finite_mean():
     sure = [torch.tensor([[200.0, -200.0, 0.0]]), torch.tensor([[-200.0, -200.0, 0.0]])]
     for task in (Task.SINGLE_LABEL, Task.MULTI_LABEL):
@@ -307,6 +317,7 @@ def test_of_one_teacher_there_are_no_members(tmp_path):
         ({"weights": [1.0]}, 'weights=[1.0]; pass 2 numbers, or "confidence".'),
         ({"weights": "sure"}, "weights='sure'; pass 2 numbers, or \"confidence\"."),
         ({"weights": [1.0, -1.0]}, "weights=[1.0, -1.0]; none may be negative, and one must be above 0."),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0."),
         ({"devices": ["cpu"]}, "1 devices for 2 teachers. Name one each."),
     ],
 )
