@@ -72,6 +72,7 @@ SIZES = {
     },
 }
 LEFT_OUT: dict[type[Loss], str] = {
+    losses.CWTM: "it is torch's own cross entropy of the labels times one number an example",
     losses.TaskLoss: "it is torch's own cross entropy of the labels, and looks at no teacher",
     losses.SelfExits: "its cost is the forward of its heads, and the comparison that of SoftTargets",
     losses.Sobolev: "its cost is the second derivative of the models, and the comparison one squared difference",

@@ -20,15 +20,16 @@ from hf_distill import anatomy, attachment, checkpoints
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
-from hf_distill.losses import Loss, TaskLoss
+from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
+from hf_distill.schemes.judging import Judge
 from hf_distill.teachers import ModelTeacher, Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
 
 STAGE_FILE = "stage.json"
-UNSAID = ("loss", "runtime", "_per_second", "epoch")  # no quality: other stages have other losses
+UNSAID = ("loss", "runtime", "preparation_time", "_per_second", "epoch")  # no quality: other stages have other losses
 
 
 class Plan:
@@ -178,6 +179,24 @@ class Plan:
         self.stages.append(facts)
         self._names[id(student)] = name
         return student.eval()
+
+    def judge(self, name: str, teacher: Teacher, student: PreTrainedModel) -> None:
+        """Notes among the stages how good a teacher is, where there are `eval_dataset` and `compute_metrics`.
+
+        Args:
+            name: of its row.
+            teacher: it gives logits.
+            student: for what the losses would be of; it is not changed.
+        """
+        given = {**self.trainer_kwargs, "peft_config": None}
+        if given.get("eval_dataset") is None or given.get("compute_metrics") is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            judge = Judge(student, teacher, [SoftTargets()], self._args_of(Path(folder), 1.0, {}), **given)
+            found = {} if self._rehearsing else self._measured(judge)
+        attachment.release(student)
+        found.pop("agreement", None)  # of the student
+        self.stages.append(StageFacts(name, self._called(teacher), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
@@ -334,11 +353,7 @@ class Plan:
         if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
             attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
-        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        terms = {f"eval_{name}" for name in trainer.objective.losses}
-        measured = {
-            name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)
-        }
+        measured = self._measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
@@ -349,6 +364,12 @@ class Plan:
             stages.write(facts, folder / STAGE_FILE)
         trainer.accelerator.wait_for_everyone()
         return facts
+
+    def _measured(self, trainer: DistillationTrainer) -> dict[str, float]:
+        """Its evaluation, without the losses and the times."""
+        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        terms = {f"eval_{name}" for name in trainer.objective.losses}
+        return {name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)}
 
     def _say(self, text: str) -> None:
         if not self._rehearsing:

@@ -23,6 +23,11 @@ def planned(folder, student, teacher=None, data=None, **settings):
     return schemes.Plan(student, teacher, own.pop("losses", None), args, console=console, train_dataset=data, **own)
 
 
+def plan(folder, student=None, teacher=None, **settings):
+    """A plan with a student and a teacher."""
+    return planned(folder, student or classifier(), teacher or classifier(seed=1).eval(), **settings)
+
+
 def deep(blocks, seed=0, **fields):
     """A tiny classifier of so many blocks, without dropout."""
     return classifier(seed=seed, **({"num_hidden_layers": blocks} | fields)).eval()

@@ -14,12 +14,7 @@ from hf_distill import DistillationConfig, losses, schemes
 from hf_distill.signals import LOGITS
 from hf_distill.teachers import Teacher
 
-from .arranged import SAVING, Stop, planned
-
-
-def plan(folder, student=None, teacher=None, **settings):
-    """A plan with a student and a teacher."""
-    return planned(folder, student or classifier(), teacher or classifier(seed=1).eval(), **settings)
+from .arranged import SAVING, Stop, plan
 
 
 @schemes.scheme
