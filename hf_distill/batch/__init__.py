@@ -13,17 +13,19 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hf_distill.batch import masks
+from hf_distill.relations import Relations
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
 
 IGNORED = -100  # what collators write for "no label"; any negative class id is read as that
+Seen = TypeVar("Seen", Tensor, Relations)
 Over = Literal["examples", "predictions", "targets", "tokens", "pairs", "batch"]
 COUNTED = ("examples", "predictions", "targets", "tokens", "pairs")
 _TOKEN_AXES: Mapping[str, tuple[int, ...]] = {
@@ -141,12 +143,12 @@ class Batch:
         added = self.positions.shape[-1] - values.shape[-1]
         return torch.nn.functional.pad(values, (0, added)).flatten().index_select(0, self.counted_rows)
 
-    def clean(self, signal: Signal, seen: Tensor) -> Tensor:
+    def clean(self, signal: Signal, seen: Seen) -> Seen:
         """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
 
         Args:
             signal: says which axes are tokens.
-            seen: of the shape that `signals` states for it.
+            seen: of the shape that `signals` states for it; or `Relations`, of which padding is no part.
 
         Returns:
             The same shape.
@@ -159,6 +161,8 @@ class Batch:
             return seen
         axis = axes[0]
         tokens = self._tokens_beside(str(signal), seen.shape[axis])
+        if isinstance(seen, Relations):
+            return seen
         if signal.kind == "attention_scores" and self.pairs is not None:
             return torch.where(self.pairs[:, None], seen, 0.0)
         return torch.where(tokens[..., None] if axis == 1 else tokens[:, None, :, None], seen, 0.0)
