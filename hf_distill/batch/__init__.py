@@ -11,7 +11,7 @@ NaN in the backward of whatever made the values, so `clean` and `align` take it 
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hf_distill.batch import masks
+from hf_distill.batch import host, masks
 from hf_distill.relations import Relations
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
@@ -97,6 +97,12 @@ class Batch:
         """
         return masks.predictions_of(self.inputs, self.task)
 
+    @cached_property
+    def on_host(self) -> "Batch":
+        """The same in the host's memory, where a look at a number waits for no device; itself if that is unknown."""
+        inputs = host.known(self.inputs)
+        return self if inputs is None else replace(self, inputs=inputs)
+
     def align(self, logits: Tensor) -> Tensor:
         """Logits beside their labels, for every loss on logits.
 
@@ -134,8 +140,9 @@ class Batch:
     @cached_property
     def counted_rows(self) -> Tensor:
         """Where `positions` are, in the order of batch * positions: (counted,)."""
-        assert self.positions is not None
-        return self.positions.flatten().nonzero().squeeze(1)
+        positions = self.on_host.positions
+        assert positions is not None
+        return host.sent(positions.flatten().nonzero().squeeze(1), masks.device_of(self.inputs))
 
     def at_counted_rows(self, values: Tensor) -> Tensor:
         """One entry a prediction, of the shape of `predictions` -> (counted,), in the order of `counted_rows`."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_distill import anatomy
-from hf_distill.batch import Batch
+from hf_distill.batch import Batch, host
 from hf_distill.relations import Relations
 from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
@@ -266,11 +266,12 @@ class CachedTeacher(Teacher):
             return self._live.observe(batch)
         if self._cache is None:
             return self._not_cached(batch, f"nothing is cached in {self.folder} yet. Call fill before training.")
-        known, names = self._cache.manifest.inputs, names_of(self.input_names, batch.inputs)
+        here = batch.on_host  # to hash what is on a device is to wait for it
+        known, names = self._cache.manifest.inputs, names_of(self.input_names, here.inputs)
         if names != known:
             return self._not_cached(batch, other_inputs(known, names))
-        counted = counted_of(batch) if self._cache.counted else None
-        keys, spans = keys_of(batch.inputs, names, batch.tokens, counted)
+        counted = counted_of(here) if self._cache.counted else None
+        keys, spans = keys_of(here.inputs, names, here.tokens, counted)
         where = self._cache.find(keys)
         unknown = (where[:, 0] < 0).nonzero()[0]
         if len(unknown):
@@ -283,11 +284,12 @@ class CachedTeacher(Teacher):
                 'missing="live".',
             )
         kept = None if counted is None else counted.cpu().numpy()
-        tokens = 0 if batch.tokens is None else batch.tokens.shape[1]
+        tokens = 0 if here.tokens is None else here.tokens.shape[1]
 
         def read(stored: Signal) -> torch.Tensor:
             assert self._cache is not None
-            found = torch.from_numpy(self._cache.read(stored, where, spans[:, 0], tokens, kept)).to(self._device)
+            found = torch.from_numpy(self._cache.read(stored, where, spans[:, 0], tokens, kept))
+            found = host.sent(found, self._device)
             return cast(torch.Tensor, Relations(found)) if is_related(self._cache.layouts[stored]) else found
 
         seen = {signal: read(stored) for signal, stored in self._wanted.items()}
