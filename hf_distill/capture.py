@@ -265,7 +265,7 @@ class Capture:
                 f"{self._name} was given {len(batch.counted_rows)} positions in its head and answered with "
                 f"{tuple(logits.shape)}: it is not known which is which."
             )
-        return HeadLogits.placed(logits, batch.counted_rows, batch.positions.shape)
+        return HeadLogits.placed(logits, batch.counted_rows.to(logits.device), batch.positions.shape)
 
     def _ordered(self, values: Tensor, axis: int) -> Tensor:
         return values if self._order is None else values.index_select(axis, self._order)
@@ -312,7 +312,8 @@ class Capture:
             if not args or args[0].dim() != 3 or batch.counted_positions(args[0]) is None:
                 return None
             self._left_out = True
-            return args[0].flatten(0, 1).index_select(0, batch.counted_rows)[None], *args[1:]
+            rows = batch.counted_rows.to(args[0].device)  # of a model that is spread out, the head is elsewhere
+            return args[0].flatten(0, 1).index_select(0, rows)[None], *args[1:]
 
         return keep
 

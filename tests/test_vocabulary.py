@@ -159,6 +159,32 @@ def test_a_loss_that_looks_at_neighbours_gets_all_logits():
     torch.testing.assert_close(found[:2], plain[:2])
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_of_a_model_that_is_spread_out_the_head_is_told_what_counts_on_its_own_device(linear):
+    """As accelerate places it: the blocks on one device, the head on another, to which its input is brought."""
+    model = tiny("bert", "ForMaskedLM", tie_word_embeddings=False)
+    head, given, elsewhere = model.cls.to("meta"), inputs(model, 0.3), []
+    head.register_forward_pre_hook(lambda module, args: (args[0].to("meta"), *args[1:]))
+    if not linear:
+        head.register_forward_hook(lambda module, args, output: output * 1.0)
+    select = torch.Tensor.index_select
+    batch = Batch(given, find_task(model), counted_only=True)
+    capture = Capture(model, {LOGITS})
+
+    def watched(values, axis, index):
+        elsewhere.append((values.device.type, index.device.type))
+        return select(values, axis, index)
+
+    with torch.no_grad(), capture.counting(batch), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "index_select", watched)
+        outputs = model(**inputs_for(model, batch))
+    found = capture.take(outputs, batch)[LOGITS]
+    assert ("meta", "meta") in elsewhere
+    assert ("meta", "cpu") not in elsewhere
+    assert (found.rows.device.type, found.whole().device.type) == ("meta", "meta")
+    assert found.rows.shape == batch.counted_rows.shape
+
+
 def test_a_model_is_left_as_it_was_also_after_an_error():
     model = tiny("bert", "ForMaskedLM")
     given = inputs(model, 0.3)
