@@ -60,6 +60,9 @@ class Capture:
         order: for each label the index of it in the model's own logits; None where that is the same.
         ends: whether the forward ends where the last signal was seen; `outputs` is then None where it ended early.
 
+    Attributes:
+        head: the model's `VocabularyHead`, found once; None where it has none.
+
     Raises:
         ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
             are checkpointed with `use_reentrant=True`, or checkpointed or compiled where derivatives by the embeddings
@@ -77,7 +80,8 @@ class Capture:
         self._blocks = anatomy.find_blocks(model) if kinds - {"logits", "task_loss"} else []
         self._embeddings = anatomy.find_embeddings(model) if "input_gradient" in kinds else None
         apart = not kinds & {"task_loss", "input_gradient", "label_embeddings"}  # these compute with all logits
-        self._vocabulary = find_vocabulary_head(model) if LOGITS in self.wanted and apart else None
+        self.head = find_vocabulary_head(model)
+        self._vocabulary = self.head if LOGITS in self.wanted and apart else None
         self._counted: Batch | None = None
         self._twice = any(signal.order == 2 for signal in self.wanted)
         self._contexts = ExitStack()

@@ -168,7 +168,7 @@ class DistillationTrainer(Trainer):
     def _observe_student(self, model: nn.Module, batch: Batch, teacher: Signals) -> dict[str, Any]:
         """One call of the wrapped model runs the student and then the losses, so that DDP and FSDP see projections."""
         unwrapped = self.accelerator.unwrap_model(model)
-        inputs = vocabulary.inputs_for(unwrapped, batch)
+        inputs = vocabulary.inputs_for(unwrapped, batch, self._capture.head)
 
         def student_and_objective(student: nn.Module, **kwargs: Any) -> dict[str, Any]:
             with part("student forward"), self._capture.counting(batch):
