@@ -17,7 +17,7 @@ from hf_distill.heads import HeadLogits
 from hf_distill.losses.base import Loss, PositionLoss
 from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
-from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
+from hf_distill.signals import ATTENTION_KINDS, LOGITS, MAPS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.top_k import TopK
 
@@ -106,13 +106,15 @@ class Objective(nn.Module):
         return frozenset(theirs for loss in self for theirs in _of_teacher(loss))
 
     @property
-    def averaged_heads(self) -> dict[Signal, int]:
-        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them."""
+    def compared_heads(self) -> dict[Signal, int]:
+        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them; of
+        which queries, keys and values relations are, and in how many heads."""
         asked: dict[Signal, set[int | None]] = {}
         for loss in self:
             for theirs in _of_teacher(loss):
-                if theirs.kind in ("attention", "attention_scores"):
-                    asked.setdefault(theirs, set()).add(loss.heads_compared)
+                if theirs.kind in ATTENTION_KINDS:
+                    enough = loss.heads_compared if theirs.kind in MAPS else loss.relations_compared
+                    asked.setdefault(theirs, set()).add(enough)
         return {signal: groups for signal, (groups, *more) in asked.items() if groups is not None and not more}
 
     @property

@@ -75,7 +75,7 @@ def pair(
     compared = teacher.model is not None and theirs is not None and theirs.classes == mine.classes
     wanted = objective.wanted_of_teacher | (answers if compared else set())
     teacher.only_evaluated = frozenset(wanted - objective.wanted_of_teacher)
-    teacher.averaged_heads = objective.averaged_heads
+    teacher.compared_heads = objective.compared_heads
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     _check_top_k(objective, mine, teacher)
     capture = Capture(student, objective.wanted_of_student | answers)

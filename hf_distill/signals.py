@@ -12,7 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
-ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
+MAPS = ("attention", "attention_scores")
+RELATED = ("query", "key", "value")  # of tokens; some losses look at nothing but how alike they are
+ATTENTION_KINDS = (*MAPS, *RELATED)
 EMBEDDINGS: Literal["embeddings"] = "embeddings"
 Layer = int | Literal["embeddings"]
 Pooling = Literal["first", "last", "mean"]

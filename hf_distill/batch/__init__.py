@@ -11,20 +11,22 @@ NaN in the backward of whatever made the values, so `clean` and `align` take it 
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hf_distill.batch import masks
+from hf_distill.batch import host, masks
 from hf_distill.recorded import RecordedMap
+from hf_distill.relations import Relations
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
 
 IGNORED = -100  # what collators write for "no label"; any negative class id is read as that
+Seen = TypeVar("Seen", Tensor, Relations)
 Over = Literal["examples", "predictions", "targets", "tokens", "pairs", "batch"]
 COUNTED = ("examples", "predictions", "targets", "tokens", "pairs")
 _TOKEN_AXES: Mapping[str, tuple[int, ...]] = {
@@ -96,6 +98,12 @@ class Batch:
         """
         return masks.predictions_of(self.inputs, self.task)
 
+    @cached_property
+    def on_host(self) -> "Batch":
+        """The same in the host's memory, where a look at a number waits for no device; itself if that is unknown."""
+        inputs = host.known(self.inputs)
+        return self if inputs is None else replace(self, inputs=inputs)
+
     def align(self, logits: Tensor) -> Tensor:
         """Logits beside their labels, for every loss on logits.
 
@@ -133,8 +141,9 @@ class Batch:
     @cached_property
     def counted_rows(self) -> Tensor:
         """Where `positions` are, in the order of batch * positions: (counted,)."""
-        assert self.positions is not None
-        return self.positions.flatten().nonzero().squeeze(1)
+        positions = self.on_host.positions
+        assert positions is not None
+        return host.sent(positions.flatten().nonzero().squeeze(1), masks.device_of(self.inputs))
 
     def at_counted_rows(self, values: Tensor) -> Tensor:
         """One entry a prediction, of the shape of `predictions` -> (counted,), in the order of `counted_rows`."""
@@ -142,12 +151,12 @@ class Batch:
         added = self.positions.shape[-1] - values.shape[-1]
         return torch.nn.functional.pad(values, (0, added)).flatten().index_select(0, self.counted_rows)
 
-    def clean(self, signal: Signal, seen: Tensor) -> Tensor:
+    def clean(self, signal: Signal, seen: Seen) -> Seen:
         """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
 
         Args:
             signal: says which axes are tokens.
-            seen: of the shape that `signals` states for it.
+            seen: of the shape that `signals` states for it; or `Relations`, of which padding is no part.
 
         Returns:
             The same shape.
@@ -160,6 +169,8 @@ class Batch:
             return seen
         axis = axes[0]
         tokens = self._tokens_beside(str(signal), seen.shape[axis])
+        if isinstance(seen, Relations):
+            return seen
         kept = tokens[..., None] if axis == 1 else tokens[:, None, :, None]
         if signal.kind == "attention_scores" and self.pairs is not None:
             kept = self.pairs[:, None]

@@ -92,7 +92,7 @@ class ModelTeacher(Teacher):
             return {}
         if self.model.training:
             raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
-        inputs = vocabulary.inputs_for(self.model, batch)
+        inputs = vocabulary.inputs_for(self.model, batch, capture.head)
         if "use_cache" in self.input_names:
             inputs["use_cache"] = False
         outputs = None
