@@ -77,10 +77,13 @@ class Objective(nn.Module):
         self.of_vocabulary = task.of_vocabulary
         for loss in self:
             check_weight(loss.weight, type(loss).__name__)
-            loss.setup(student, teacher, task)
-            for mine, theirs in loss.pairs():
-                self._check_width(loss, mine, student)
-                self._check_width(loss, theirs, teacher)
+            theirs = teacher if loss.teacher is None else _member(loss, loss.teacher, teacher)
+            loss.setup(student, theirs, task)
+            for ours, other in loss.pairs():
+                self._check_width(loss, ours, student)
+                self._check_width(loss, other, theirs)
+                if teacher is not None and teacher.members and loss.teacher is None:
+                    _check_whose(loss, other, teacher)
 
     def _check_width(self, loss: Loss, signal: Signal | None, shape: ModelShape | None) -> None:
         if signal is not None and shape is not None and signal.kind in ("hidden", "pooled") and not shape.width:
@@ -100,15 +103,15 @@ class Objective(nn.Module):
     @property
     def wanted_of_teacher(self) -> frozenset[Signal]:
         """What is asked of the teacher."""
-        return frozenset(theirs for loss in self for _, theirs in loss.pairs() if theirs is not None)
+        return frozenset(theirs for loss in self for theirs in _of_teacher(loss))
 
     @property
     def averaged_heads(self) -> dict[Signal, int]:
         """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them."""
         asked: dict[Signal, set[int | None]] = {}
         for loss in self:
-            for _, theirs in loss.pairs():
-                if theirs is not None and theirs.kind in ("attention", "attention_scores"):
+            for theirs in _of_teacher(loss):
+                if theirs.kind in ("attention", "attention_scores"):
                     asked.setdefault(theirs, set()).add(loss.heads_compared)
         return {signal: groups for signal, (groups, *more) in asked.items() if groups is not None and not more}
 
@@ -167,18 +170,22 @@ class Objective(nn.Module):
         """
         weights = self._scheduled()
         if layers is not None and self.multipliers is not None:
-            raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
+            raw = {name: loss(student, _seen_by(loss, teacher), batch) for name, loss in self.losses.items()}
             norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
         factors, logits = self._factors(weights), student.get(LOGITS)
         apart: dict[str, Tensor] = {}
-        known = isinstance(teacher.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
-        if isinstance(logits, HeadLogits) and self.reads_counted_only and known:
-            behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
-            apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
+        if isinstance(logits, HeadLogits) and self.reads_counted_only:
+            for number in dict.fromkeys(loss.teacher for loss in self):
+                mine = {name: loss for name, loss in self.losses.items() if loss.teacher == number}
+                behind_head: dict[str, Any] = {name: loss for name, loss in mine.items() if _reads_logits(loss)}
+                theirs = _of_member(number, teacher)
+                known = isinstance(theirs.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
+                if behind_head and known:
+                    apart |= terms_on_counted(behind_head, factors, logits, theirs, batch)
         return {
-            name: apart[name] if name in apart else factors[name] * loss(student, teacher, batch)
+            name: apart[name] if name in apart else factors[name] * loss(student, _seen_by(loss, teacher), batch)
             for name, loss in self.losses.items()
         }
 
@@ -196,3 +203,47 @@ class Objective(nn.Module):
 
 def _reads_logits(loss: Any) -> bool:
     return any(LOGITS in pair for pair in loss.pairs())
+
+
+def _of_teacher(loss: Any) -> list[Signal]:
+    """What a loss asks the teacher for; where it is a loss on one member of an ensemble, of that one."""
+    asked = [theirs for _, theirs in loss.pairs() if theirs is not None]
+    return asked if loss.teacher is None else [theirs.of(loss.teacher) for theirs in asked]
+
+
+def _seen_by(loss: Any, teacher: Signals) -> Signals:
+    """What a loss is shown: of one member of an ensemble, under the names of a teacher by itself."""
+    return _of_member(loss.teacher, teacher)
+
+
+def _of_member(number: int | None, teacher: Signals) -> Signals:
+    if number is None:
+        return teacher
+    return {signal.of(None): seen for signal, seen in teacher.items() if signal.teacher == number}
+
+
+def _member(loss: Loss, number: int, teacher: ModelShape | None) -> ModelShape | None:
+    """What the member is that a loss looks at."""
+    members = () if teacher is None else teacher.members
+    who = f"{type(loss).__name__}(...).of({number})"
+    if not members:
+        raise ValueError(f"{who} looks at a member of an ensemble, and there is one teacher. Leave .of({number}) out.")
+    if number >= len(members):
+        raise ValueError(f"{who}: the ensemble has {len(members)} teachers, 0 to {len(members) - 1}.")
+    return members[number]
+
+
+def _check_whose(loss: Loss, signal: Signal | None, teacher: ModelShape) -> None:
+    """Of an ensemble as a whole there is an answer, and nothing inside."""
+    if signal is None or signal == LOGITS:
+        return
+    if signal.teacher is None:
+        raise ValueError(
+            f"{type(loss).__name__} looks at {signal}, and the teacher is an ensemble of {len(teacher.members)}, each "
+            f"with its own. Say whose: {type(loss).__name__}(...).of(0)."
+        )
+    if signal.teacher >= len(teacher.members):
+        raise ValueError(
+            f"{type(loss).__name__} looks at {signal}, and the ensemble has {len(teacher.members)} teachers, 0 to "
+            f"{len(teacher.members) - 1}."
+        )

@@ -7,7 +7,7 @@ A signal is an object and its own dictionary key, so that a typo is an ImportErr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -29,6 +29,7 @@ class Signal:
         pooling: how tokens become one vector, for ``pooled`` only.
         direction: along what is differentiated, for ``input_gradient`` only.
         order: how often, for ``input_gradient`` only.
+        teacher: of which member of an ensemble; None where there is one teacher, or for the ensemble's own answer.
     """
 
     kind: str
@@ -36,11 +37,17 @@ class Signal:
     pooling: Pooling | None = None
     direction: Direction | None = None
     order: int | None = None
+    teacher: int | None = None
 
     def __str__(self) -> str:
         parts = (self.layer, self.pooling, self.direction, self.order)
         inside = ", ".join(str(part) for part in parts if part is not None)
-        return f"{self.kind}({inside})" if inside else self.kind
+        own = f"{self.kind}({inside})" if inside else self.kind
+        return own if self.teacher is None else f"{own} of teacher {self.teacher}"
+
+    def of(self, teacher: int | None) -> "Signal":
+        """The same of one member of an ensemble, counted from 0; None: of a teacher by itself."""
+        return replace(self, teacher=teacher)
 
 
 Signals = Mapping[Signal, Tensor]
@@ -113,6 +120,8 @@ class ModelShape:
         causal: whether a position sees only what is before it.
         key_heads: heads of keys and values, fewer than `heads` where queries share them.
         head_width: size of one head.
+        members: of an ensemble, what each teacher in it is (None for one that is no model); what stands beside it is
+            then that of the first that is a model, and the classes are the ensemble's own.
     """
 
     name: str
@@ -123,3 +132,4 @@ class ModelShape:
     causal: bool = False
     key_heads: int = 0
     head_width: int = 0
+    members: tuple["ModelShape | None", ...] = ()

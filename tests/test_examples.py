@@ -39,6 +39,15 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "hints": (["--share", "0.25"], ["hint", "student"]),
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
     "two_stage": (["--samples", "2"], ["inside", "predictions"]),
+    "augmented_self": (["--hide", "0.2"], ["student"]),
+    "mutual": (["--students", "3"], ["student"]),
+    "online": (["--both-ways"], ["student"]),
+    "progressive_self": (["--last-weight", "0.6"], ["student"]),
+    "born_again": (
+        ["--generations", "2", "--ensemble"],
+        ["generation_1", "generation_2", "ensemble", "student_of_ensemble"],
+    ),
+    "multi_teacher_triplet": ([], ["teachers", "student"]),
 }
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
@@ -117,7 +126,19 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mean_teacher",
+        BASE,
+        "subclass_trainer",
+        "custom_loss",
+        "cached_teacher",
+        "ensemble_teacher",
+        "lora_student",
+        "noisy_teacher",
+    ],
+)
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
@@ -141,6 +162,22 @@ def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_load
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_specialists_takes_rows_with_one_label(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("train", 40), ("dev", 16)):
+        lines = [f"{' '.join(WORDS[(i + j) % len(WORDS)] for j in range(4))}\t{LABELS[i % 4]}" for i in range(count)]
+        lines.append(f"{WORDS[0]}\t{LABELS[0]},{LABELS[1]}")
+        (home / "data" / f"{name}.tsv").write_text("\n".join(["text\tlabels", *lines]) + "\n")
+    importlib.import_module("specialists").main([*tiny_run("--count", "2"), "--epochs", "1"])
+    assert 'from_pretrained("student")' in capsys.readouterr().out
+    told = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert [stage["name"] for stage in told][-3:] == ["generalist", "together", "student"]
+    assert told[0]["name"] == "specialist_1"
+    assert all("accuracy" in stage["metrics"] for stage in told[-3:])
+    student = AutoModelForSequenceClassification.from_pretrained(home / "student")
+    assert list(student.config.id2label.values()) == LABELS
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, "specialists"])
 def test_the_example_of_a_scheme_is_short_and_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
@@ -282,6 +319,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, "specialists", *SCHEMES)])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -296,8 +334,9 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    others = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    assert set(NAMES) == others | set(SCHEMES)
+    known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "specialists", *SCHEMES}
+    assert set(NAMES) == known
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

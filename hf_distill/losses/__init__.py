@@ -5,6 +5,7 @@ from hf_distill.losses.attention_transfer import AttentionTransfer, attention_tr
 from hf_distill.losses.base import LayerLoss, Loss, PositionLoss, match_layers
 from hf_distill.losses.contrastive import ContrastiveRepresentation, contrastive_representation
 from hf_distill.losses.correlation import CorrelationCongruence, correlation_congruence
+from hf_distill.losses.cwtm import CWTM, cwtm
 from hf_distill.losses.dist import DIST, binary_dist, dist
 from hf_distill.losses.divergences import (
     GeneralizedJSD,
@@ -32,7 +33,7 @@ from hf_distill.losses.projection import ProjectedLayerLoss
 from hf_distill.losses.relation import RelationLoss
 from hf_distill.losses.relations_qkv import MiniLMv2, relation_kl
 from hf_distill.losses.rkd import RKDAngle, RKDDistance, rkd_angle, rkd_distance
-from hf_distill.losses.schedules import Schedule, cosine, linear, warmup
+from hf_distill.losses.schedules import Schedule, cosine, linear, stairs, warmup
 from hf_distill.losses.self_exits import SelfExits, self_exits
 from hf_distill.losses.similarity import SimilarityPreserving, similarity_preserving
 from hf_distill.losses.sobolev import Sobolev, gradient_match
@@ -42,7 +43,7 @@ from hf_distill.losses.task import TaskLoss
 from hf_distill.losses.triplet import RelativeSimilarity, relative_similarity
 
 CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
-    "labels": (TaskLoss,),
+    "labels": (TaskLoss, CWTM),
     "logits": (
         SoftTargets,
         ReverseKL,
@@ -73,6 +74,7 @@ CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
 
 __all__ = [
     "CATALOGUE",
+    "CWTM",
     "DIST",
     "FSP",
     "NST",
@@ -118,6 +120,7 @@ __all__ = [
     "contrastive_representation",
     "correlation_congruence",
     "cosine",
+    "cwtm",
     "decoupled_kl",
     "dist",
     "fsp",
@@ -143,6 +146,7 @@ __all__ = [
     "similarity_preserving",
     "skew_kl",
     "sorted_logits",
+    "stairs",
     "standardize",
     "total_variation",
     "warmup",

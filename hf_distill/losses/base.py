@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import ceil
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -42,20 +42,42 @@ class Loss(nn.Module, ABC):
     relational: ClassVar[bool] = False  # whether its value belongs to a batch: 4 x 2 accumulated is not 8 at once
     other_classes: ClassVar[bool] = False  # whether the two models' logits may have different numbers of classes
 
+    teacher: int | None = None
+    """Which member of an ensemble it looks at, counted from 0; None: the ensemble's own answer. See `of`."""
+
     def __init__(self, weight: Weight = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
+    def of(self, teacher: int) -> Self:
+        """Makes it a loss on one member of an `EnsembleTeacher`: `HiddenMSE("last").of(1)`.
+
+        Args:
+            teacher: which, counted from 0.
+
+        Returns:
+            The loss itself.
+
+        Raises:
+            ValueError: it is no such number.
+        """
+        if not isinstance(teacher, int) or isinstance(teacher, bool) or teacher < 0:
+            raise ValueError(f"{type(self).__name__}.of({teacher!r}): an ensemble's teachers are counted 0, 1, 2, ...")
+        self.teacher = teacher
+        return self
+
     @property
     def name(self) -> str:
-        """The name under which the term is logged: the class in snake case (RKDAngle -> rkd_angle)."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", type(self).__name__).lower()
+        """Under which the term is logged: the class in snake case (RKDAngle -> rkd_angle), and whose it is."""
+        own = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", type(self).__name__).lower()
+        return own if self.teacher is None else f"{own}_of_{self.teacher}"
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments but the weight, as they were given."""
+        """The constructor's arguments but the weight, as they were given, and the teacher where `of` named one."""
         names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name not in ("self", "weight")}
+        found = {name: getattr(self, name) for name in names if name not in ("self", "weight")}
+        return found if self.teacher is None else {**found, "teacher": self.teacher}
 
     @property
     def takes_top_k(self) -> bool:

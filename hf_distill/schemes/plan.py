@@ -20,15 +20,16 @@ from hf_distill import anatomy, attachment, checkpoints
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
-from hf_distill.losses import Loss, TaskLoss
+from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
+from hf_distill.schemes.judging import Judge
 from hf_distill.teachers import ModelTeacher, Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
 
 STAGE_FILE = "stage.json"
-UNSAID = ("loss", "runtime", "_per_second", "epoch")  # no quality: other stages have other losses
+UNSAID = ("loss", "runtime", "preparation_time", "_per_second", "epoch")  # no quality: other stages have other losses
 
 
 class Plan:
@@ -172,12 +173,30 @@ class Plan:
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, self._called(teacher))
             if not self._rehearsing:
-                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer, keep_objective)
+                facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
         attachment.release(student)
         self.stages.append(facts)
         self._names[id(student)] = name
         return student.eval()
+
+    def judge(self, name: str, teacher: Teacher, student: PreTrainedModel) -> None:
+        """Notes among the stages how good a teacher is, where there are `eval_dataset` and `compute_metrics`.
+
+        Args:
+            name: of its row.
+            teacher: it gives logits.
+            student: for what the losses would be of; it is not changed.
+        """
+        given = {**self.trainer_kwargs, "peft_config": None}
+        if given.get("eval_dataset") is None or given.get("compute_metrics") is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            judge = Judge(student, teacher, [SoftTargets()], self._args_of(Path(folder), 1.0, {}), **given)
+            found = {} if self._rehearsing else self._measured(judge)
+        attachment.release(student)
+        found.pop("agreement", None)  # of the student
+        self.stages.append(StageFacts(name, self._called(teacher), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
@@ -198,6 +217,17 @@ class Plan:
                     make().save_to_disk(beside)
                     beside.rename(folder)
         return load_from_disk(str(folder))
+
+    def keep(self, name: str, model: PreTrainedModel) -> None:
+        """Saves a model that is not the scheme's result, in a folder of its own, as the result is saved.
+
+        Args:
+            name: of the folder, inside `args.output_dir`.
+            model: in whatever mode; it is left in eval mode.
+        """
+        model.eval()
+        if not self._rehearsing and self.args.process_index == 0:
+            self._save(model, self.folder / name)
 
     # How a scheme runs
 
@@ -232,9 +262,7 @@ class Plan:
         """
         if self.args.process_index:
             return student
-        student.save_pretrained(self.folder)
-        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
-            tokenizer.save_pretrained(self.folder)
+        self._save(student, self.folder)
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
@@ -244,6 +272,11 @@ class Plan:
             url = Publication(self.args).push(str(self.folder))
             self.console.print(f"on the Hub: {url}", highlight=False, markup=False, soft_wrap=True)
         return student
+
+    def _save(self, model: PreTrainedModel, folder: Path) -> None:
+        model.save_pretrained(folder)
+        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
+            tokenizer.save_pretrained(folder)
 
     # One stage
 
@@ -286,14 +319,17 @@ class Plan:
         losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
         return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
 
-    def _found(self, folder: Path, wanted: StageFacts, student: nn.Module) -> StageFacts | None:
-        """A stage that is finished, and the student as it was then; None where there is something to do."""
+    def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
+        """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
             return None
         stages.check_same(facts, wanted, folder)
         if not facts.finished:
             return None
         self._say(f"{wanted.name}: finished before")
+        if state := attachment.teacher_state(folder):
+            trainer.teacher.load_state(state)
+        student = trainer.model
         with attachment.detached(student):
             if isinstance(student, PreTrainedModel):
                 attachment.reload(student, str(folder))
@@ -314,12 +350,10 @@ class Plan:
             self.watch(trainer)
         checkpoint = checkpoints.newest(folder) if self.resume else None
         trainer.train(resume_from_checkpoint=checkpoint)
+        if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
+            attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
-        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        terms = {f"eval_{name}" for name in trainer.objective.losses}
-        measured = {
-            name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)
-        }
+        measured = self._measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
@@ -330,6 +364,12 @@ class Plan:
             stages.write(facts, folder / STAGE_FILE)
         trainer.accelerator.wait_for_everyone()
         return facts
+
+    def _measured(self, trainer: DistillationTrainer) -> dict[str, float]:
+        """Its evaluation, without the losses and the times."""
+        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        terms = {f"eval_{name}" for name in trainer.objective.losses}
+        return {name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)}
 
     def _say(self, text: str) -> None:
         if not self._rehearsing:
@@ -347,7 +387,7 @@ class Plan:
         if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
             inner = [self._called(teacher.model)]
         if isinstance(teacher, Teacher):
-            plain = isinstance(teacher, ModelTeacher) and inner
+            plain = type(teacher) is ModelTeacher and inner
             return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
         model = anatomy.unwrap(teacher)
         return Path(model.name_or_path).name or type(model).__name__

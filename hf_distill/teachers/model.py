@@ -64,8 +64,7 @@ class ModelTeacher(Teacher):
             ValueError: no weights, train mode, another task, labels or vocabulary, layers that are not there.
         """
         checks.check_teacher(self.model, student)
-        own = self.tokenizer or tokenizer_beside(self.model)
-        order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
+        order = self._checked_order(student, wanted, device, tokenizer)
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
@@ -73,6 +72,12 @@ class ModelTeacher(Teacher):
         self._capture = Capture(self.model, wanted, order)
         looked_at = wanted - self.only_evaluated
         self._trained_on = Capture(self.model, looked_at, order, ends=True) if looked_at else None
+
+    def _checked_order(
+        self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any
+    ) -> torch.Tensor | None:
+        own = self.tokenizer or tokenizer_beside(self.model)
+        return check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
