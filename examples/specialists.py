@@ -12,17 +12,9 @@ from datasets import load_dataset
 from multilabel_distilbert import parser, settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from hf_distill import (
-    DistillationConfig,
-    DistillationTrainer,
-    data,
-    demo,
-    evaluation,
-    losses,
-    schemes,
-    students,
-    tasks,
-)
+from hf_distill import DistillationConfig, DistillationTrainer, data, demo, losses, schemes, students
+from hf_distill.evaluation import compute_metrics
+from hf_distill.tasks import Task
 from hf_distill.teachers import Nobody
 
 
@@ -39,7 +31,7 @@ def main(arguments=None):
         teacher=generalist.eval(),
         args=DistillationConfig(**settings(options)),
         eval_dataset=dataset["validation"],
-        compute_metrics=evaluation.compute_metrics(tasks.Task.SINGLE_LABEL),
+        compute_metrics=compute_metrics(Task.SINGLE_LABEL),
         **given,
     )
     schemes.specialists(plan, count=options.count)
