@@ -45,8 +45,9 @@ class Capture:
     Outside of `with` nothing is hooked and the model is as it was: gradient checkpointing runs blocks again in
     backward, and that must not be recorded. Nothing is switched to eager attention: q, k, v and the mask of the wanted
     layers are kept while sdpa or flash attention runs, or the eager attention of a family that has no other because it
-    caps its scores. Families with attention code of their own (DeBERTa, MPNet, ...) are asked for the maps of the
-    wanted layers. What a layer says first is kept, whatever runs it again.
+    caps its scores, and maps and scores are not computed before somebody touches them (`recorded.RecordedMap`).
+    Families with attention code of their own (DeBERTa, MPNet, ...) are asked for the maps of the wanted layers. What a
+    layer says first is kept, whatever runs it again.
 
     Derivatives by the token embeddings are taken with gradients on, whatever is around; where they are differentiated
     again, attention runs in the one implementation that has second derivatives, inside of `with` only.

@@ -16,7 +16,7 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
 WORDS = {"signals", "tasks", "top_k"}
-LOSSES = WORDS | {"batch", "heads", "losses"}
+LOSSES = WORDS | {"batch", "heads", "recorded", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
@@ -37,20 +37,22 @@ MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
     "top_k": set(),
-    "heads": set(),
-    "batch": WORDS,
+    "uncomputed": set(),
+    "heads": {"uncomputed"},
+    "recorded": {"uncomputed"},
+    "batch": WORDS | {"recorded"},
     "losses": LOSSES,
     "balance": set(),
     "objective": LOSSES | {"balance"},
     "derivatives": WORDS | {"batch"},
-    "anatomy": WORDS,
+    "anatomy": WORDS | {"recorded"},
     "weights": set(),
     "vocabulary": WORDS | {"anatomy", "batch"},
     "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
     "checkpoints": set(),
-    "teachers": MODELS | {"heads"},
+    "teachers": MODELS | LOSSES | {"objective"},
     "students": MODELS,
     "augment": MODELS | {"teachers"},
     "terms": WORDS | {"batch", "heads"},

@@ -34,6 +34,15 @@ BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 # the examples of schemes: their options, and the stages that they train
 SCHEMES: dict[str, tuple[list[str], list[str]]] = {
+    "be_your_own_teacher": (["--exits", "0", "1"], ["student"]),
+    "chain": (["--sizes", "5", "4"], ["assistant_5", "assistant_4", "student"]),
+    "hints": (["--share", "0.25"], ["hint", "student"]),
+    "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
+    "two_stage": (["--samples", "2"], ["inside", "predictions"]),
+    "augmented_self": (["--hide", "0.2"], ["student"]),
+    "mutual": (["--students", "3"], ["student"]),
+    "online": (["--both-ways"], ["student"]),
+    "progressive_self": (["--last-weight", "0.6"], ["student"]),
     "born_again": (
         ["--generations", "2", "--ensemble"],
         ["generation_1", "generation_2", "ensemble", "student_of_ensemble"],
@@ -120,6 +129,7 @@ def check_student(home: Path, printed: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "mean_teacher",
         BASE,
         "subclass_trainer",
         "custom_loss",
@@ -151,6 +161,7 @@ def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_load
     assert len(student.distilbert.transformer.layer) == 3
 
 
+@pytest.mark.parametrize("name", SCHEMES)
 def test_the_example_of_specialists_takes_rows_with_one_label(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("train", 40), ("dev", 16)):
         lines = [f"{' '.join(WORDS[(i + j) % len(WORDS)] for j in range(4))}\t{LABELS[i % 4]}" for i in range(count)]
@@ -307,6 +318,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, "specialists", *SCHEMES)])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
@@ -323,7 +335,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    known |= {"ensemble_teacher", "noisy_teacher", "specialists", *SCHEMES}
+    known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "specialists", *SCHEMES}
     assert set(NAMES) == known
 
 

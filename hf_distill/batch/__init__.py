@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_distill.batch import masks
+from hf_distill.recorded import RecordedMap
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
 
@@ -159,9 +160,10 @@ class Batch:
             return seen
         axis = axes[0]
         tokens = self._tokens_beside(str(signal), seen.shape[axis])
+        kept = tokens[..., None] if axis == 1 else tokens[:, None, :, None]
         if signal.kind == "attention_scores" and self.pairs is not None:
-            return torch.where(self.pairs[:, None], seen, 0.0)
-        return torch.where(tokens[..., None] if axis == 1 else tokens[:, None, :, None], seen, 0.0)
+            kept = self.pairs[:, None]
+        return seen.cleaned(kept) if isinstance(seen, RecordedMap) else torch.where(kept, seen, 0.0)
 
     def token_axes(self, signal: Signal) -> tuple[int, ...]:
         """Which axes of a signal are the positions of this batch; none where the inputs have no tokens."""

@@ -139,6 +139,7 @@ class Plan:
         *,
         share: float = 1.0,
         args: Mapping[str, Any] | None = None,
+        keep_objective: bool = False,
         **trainer_kwargs: Any,
     ) -> PreTrainedModel:
         """Trains a student in a folder of its own, or loads it if that was done.
@@ -151,6 +152,7 @@ class Plan:
                 where nobody teaches).
             share: of the plan's epochs or steps.
             args: fields of the configuration that differ from the plan's.
+            keep_objective: whether what the losses have trained is left in the stage's folder, beside its student.
             trainer_kwargs: instead of the plan's.
 
         Returns:
@@ -171,7 +173,7 @@ class Plan:
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, self._called(teacher))
             if not self._rehearsing:
-                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer)
+                facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
         attachment.release(student)
         self.stages.append(facts)
@@ -216,6 +218,17 @@ class Plan:
                     beside.rename(folder)
         return load_from_disk(str(folder))
 
+    def keep(self, name: str, model: PreTrainedModel) -> None:
+        """Saves a model that is not the scheme's result, in a folder of its own, as the result is saved.
+
+        Args:
+            name: of the folder, inside `args.output_dir`.
+            model: in whatever mode; it is left in eval mode.
+        """
+        model.eval()
+        if not self._rehearsing and self.args.process_index == 0:
+            self._save(model, self.folder / name)
+
     # How a scheme runs
 
     @property
@@ -249,9 +262,7 @@ class Plan:
         """
         if self.args.process_index:
             return student
-        student.save_pretrained(self.folder)
-        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
-            tokenizer.save_pretrained(self.folder)
+        self._save(student, self.folder)
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
@@ -261,6 +272,11 @@ class Plan:
             url = Publication(self.args).push(str(self.folder))
             self.console.print(f"on the Hub: {url}", highlight=False, markup=False, soft_wrap=True)
         return student
+
+    def _save(self, model: PreTrainedModel, folder: Path) -> None:
+        model.save_pretrained(folder)
+        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
+            tokenizer.save_pretrained(folder)
 
     # One stage
 
@@ -303,14 +319,17 @@ class Plan:
         losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
         return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
 
-    def _found(self, folder: Path, wanted: StageFacts, student: nn.Module) -> StageFacts | None:
-        """A stage that is finished, and the student as it was then; None where there is something to do."""
+    def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
+        """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
             return None
         stages.check_same(facts, wanted, folder)
         if not facts.finished:
             return None
         self._say(f"{wanted.name}: finished before")
+        if state := attachment.teacher_state(folder):
+            trainer.teacher.load_state(state)
+        student = trainer.model
         with attachment.detached(student):
             if isinstance(student, PreTrainedModel):
                 attachment.reload(student, str(folder))
@@ -318,7 +337,9 @@ class Plan:
                 student.load_adapter(str(folder), student.active_adapter)  # type: ignore[operator]
         return facts
 
-    def _train(self, folder: Path, facts: StageFacts, trainer: DistillationTrainer) -> StageFacts:
+    def _train(
+        self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
+    ) -> StageFacts:
         self._say(
             f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
         )
@@ -329,12 +350,16 @@ class Plan:
             self.watch(trainer)
         checkpoint = checkpoints.newest(folder) if self.resume else None
         trainer.train(resume_from_checkpoint=checkpoint)
+        if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
+            attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
         measured = self._measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
                         seconds=None if checkpoint else seconds)  # fmt: skip
+        if main and keep_objective:
+            attachment.save_beside(trainer.objective.state_dict(), {}, folder)
         if main:
             stages.write(facts, folder / STAGE_FILE)
         trainer.accelerator.wait_for_everyone()
@@ -362,7 +387,7 @@ class Plan:
         if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
             inner = [self._called(teacher.model)]
         if isinstance(teacher, Teacher):
-            plain = isinstance(teacher, ModelTeacher) and inner
+            plain = type(teacher) is ModelTeacher and inner
             return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
         model = anatomy.unwrap(teacher)
         return Path(model.name_or_path).name or type(model).__name__

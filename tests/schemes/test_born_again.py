@@ -9,7 +9,8 @@ from runs import classifier, distillation, exactly, rows, same, weights
 from hf_distill import schemes
 from hf_distill.losses import CWTM, SoftTargets, TaskLoss
 from hf_distill.teachers import EnsembleTeacher, PermutedTeacher
-from schemes.test_plan import SAVING, Stop, plan
+
+from .arranged import SAVING, Stop, plan
 
 
 def test_generations_by_hand(tmp_path):

@@ -11,7 +11,8 @@ from hf_distill.losses import SoftTargets
 from hf_distill.schemes.judging import Judge
 from hf_distill.signals import LOGITS
 from hf_distill.teachers import EnsembleTeacher, Teacher
-from schemes.test_plan import plan
+
+from .arranged import plan
 
 
 def accuracy(prediction):

@@ -8,7 +8,8 @@ from runs import classifier, distillation, exactly, rows, same, weights
 from hf_distill import schemes
 from hf_distill.losses import RelativeSimilarity, SoftTargets, TaskLoss
 from hf_distill.teachers import EnsembleTeacher
-from schemes.test_plan import SAVING, Stop, plan
+
+from .arranged import SAVING, Stop, plan
 
 
 def ensemble(**knobs):

@@ -14,7 +14,8 @@ from hf_distill import schemes
 from hf_distill.losses import SoftTargets
 from hf_distill.schemes.specialists import _rows, _specialist, confusable
 from hf_distill.teachers import SpecialistTeacher
-from schemes.test_plan import SAVING, Stop, plan
+
+from .arranged import SAVING, Stop, plan
 
 LABELS = 6
 

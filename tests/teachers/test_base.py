@@ -63,6 +63,22 @@ def test_step_comes_once_an_optimizer_step(tmp_path, accumulated):
     assert teacher.steps == trainer.state.global_step == 8 // accumulated
 
 
+def test_it_is_told_the_settings_before_the_first_step(tmp_path):
+    class Told(Rules):
+        def begin(self, args, steps):
+            self.told = (args.learning_rate, steps, self.seen == [])
+
+    class Around(Rules):
+        def __init__(self):
+            super().__init__()
+            self.members = (Told(),)
+
+    teacher = Around()
+    settings = {"max_steps": -1, "num_train_epochs": 2, "learning_rate": 0.5}
+    distillation(tmp_path, classifier(), teacher, None, hinted(), **settings).train()
+    assert teacher.members[0].told == (0.5, 8, True)
+
+
 def test_a_teacher_that_changes_is_heard(tmp_path):
     class Ageing(Rules):
         def observe(self, batch):
