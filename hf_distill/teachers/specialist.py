@@ -60,13 +60,13 @@ def joint_distribution(generalist: Tensor, opinions: Sequence[Opinion], toleranc
     heard = [_spread(each, whole) for each in opinions]
     count = 1 + sum((each.active.to(dtype) for each in opinions), torch.zeros_like(whole[:, 0]))
     q = whole
-    for _ in range(MAX_STEPS):
+    for step in range(MAX_STEPS):
         before, q = q, whole
         for own, outside, dustbin in heard:
             rest = (before * outside).sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
             q = q + own + dustbin * outside * before / rest
         q = q / count[:, None]
-        if ((q - before).abs() <= tolerance * q).all():
+        if step % 8 == 7 and bool(((q - before).abs() <= tolerance * q).all()):  # looking waits for the device
             break
     return q.clamp(min=torch.finfo(torch.float32).tiny).log().float()
 
