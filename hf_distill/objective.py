@@ -6,6 +6,7 @@ any weight of the student is, and split off again when the student is saved.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from hf_distill.heads import HeadLogits
 from hf_distill.losses.base import Loss, PositionLoss
 from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
-from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
+from hf_distill.signals import LOGITS, TRUST, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.top_k import TopK
 
@@ -165,9 +166,12 @@ class Objective(nn.Module):
             batch: knows what counts.
             layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
         """
-        weights = self._scheduled()
+        weights, trusted = self._scheduled(), replace(batch, trust=teacher.get(TRUST))
         if layers is not None and self.multipliers is not None:
-            raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
+            raw = {
+                name: loss(student, teacher, trusted if loss.asks_teacher else batch)
+                for name, loss in self.losses.items()
+            }
             norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
@@ -176,9 +180,11 @@ class Objective(nn.Module):
         known = isinstance(teacher.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
         if isinstance(logits, HeadLogits) and self.reads_counted_only and known:
             behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
-            apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
+            apart = terms_on_counted(behind_head, factors, logits, teacher, trusted) if behind_head else {}
         return {
-            name: apart[name] if name in apart else factors[name] * loss(student, teacher, batch)
+            name: apart[name]
+            if name in apart
+            else factors[name] * loss(student, teacher, trusted if loss.asks_teacher else batch)
             for name, loss in self.losses.items()
         }
 

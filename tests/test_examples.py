@@ -117,6 +117,7 @@ def check_student(home: Path, printed: str) -> None:
         "cached_teacher",
         "lora_student",
         "noisy_teacher",
+        "selective_teacher",
     ],
 )
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +274,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    known |= {"noisy_teacher"}
+    known |= {"noisy_teacher", "selective_teacher"}
     assert set(NAMES) == known
 
 

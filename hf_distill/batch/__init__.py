@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_distill.batch import masks
+from hf_distill.batch.trust import trusted
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
 
@@ -52,6 +53,9 @@ class Batch:
         seed: what random directions are drawn from: the same for all micro-batches and processes of a step.
         training: whether the student trains on it, so that a teacher may leave out what an evaluation alone looks at.
         counted_only: whether of a vocabulary's logits nobody reads those that do not count, so that they may be 0.
+        trust: what every value is multiplied by in `mean`, of the shape of `predictions`, or in multi-label
+            (batch, labels); see `signals.TRUST`. What is divided by stays the same, so that a share that is left out
+            makes a step smaller, and accumulated steps add up.
     """
 
     inputs: Mapping[str, Any]
@@ -62,6 +66,7 @@ class Batch:
     causal: bool | None = None
     training: bool = False
     counted_only: bool = False
+    trust: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -175,9 +180,10 @@ class Batch:
         """The share of this micro-batch in the mean over the whole optimizer step; shares add up to the mean.
 
         Args:
-            values: ``examples``: (batch,) or (batch, ...), averaged within an example first; ``predictions`` and
-                ``targets``: the shape of `predictions` and of the labels; ``tokens``: (batch, tokens);
-                ``pairs``: (batch, query, key); ``batch``: a scalar that belongs to all rows of all processes.
+            values: ``examples``: (batch, ...), averaged within an example first; ``predictions`` and ``targets``: the
+                shape of `predictions` and of the labels, in multi-label also (batch, labels), which are added up;
+                ``tokens``: (batch, tokens); ``pairs``: (batch, query, key); ``batch``: a scalar that belongs to all
+                rows of all processes.
             over: what is averaged over. What does not count may hold anything, NaN included; for the gradient of
                 what made it see `clean` and `align`.
 
@@ -185,9 +191,12 @@ class Batch:
             A scalar, at least float32.
 
         Raises:
-            ValueError: `values` has not the shape that `over` asks for, or there are no labels for ``targets``.
+            ValueError: `values` has not the shape that `over` asks for, or there are no labels for ``targets``; some
+                rows are trusted less, and the value belongs to all of them.
         """
         values = values if values.dtype == torch.float64 else values.float()  # a sum of float16 ends at 65504
+        if self.trust is not None:
+            values = trusted(values, self.trust, over, self.predictions)
         if over == "batch":
             return values * (sum(self._rows_per_process) / self.processes) / self.divisor("examples")
         if over in ("tokens", "pairs") and self.tokens is None:  # every example has equally many: no mask, no count
@@ -196,6 +205,8 @@ class Batch:
             if len(values) != self.rows:
                 raise ValueError(f"mean over examples needs values of {self.rows} rows, got {len(values)}.")
             return values.reshape(len(values), -1).mean(-1).sum() / self.divisor("examples")
+        if self.task is Task.MULTI_LABEL and over == "predictions" and values.dim() == 2:
+            values = values.sum(-1)
         return self.total(values, over) / self.divisor(over)
 
     def total(self, values: Tensor, over: Literal["predictions", "targets", "tokens", "pairs"]) -> Tensor:

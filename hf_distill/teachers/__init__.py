@@ -6,6 +6,17 @@ from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.noisy import NoisyTeacher
 from hf_distill.teachers.quantized import quantize
+from hf_distill.teachers.selective import SelectiveTeacher
 from hf_distill.teachers.wrapper import Wrapper
 
-__all__ = ["CachedTeacher", "ModelTeacher", "Nobody", "NoisyTeacher", "Teacher", "Wrapper", "load", "quantize"]
+__all__ = [
+    "CachedTeacher",
+    "ModelTeacher",
+    "Nobody",
+    "NoisyTeacher",
+    "SelectiveTeacher",
+    "Teacher",
+    "Wrapper",
+    "load",
+    "quantize",
+]

@@ -37,6 +37,9 @@ class Teacher(ABC):
     averaged_heads: Mapping[Signal, int] = {}
     """Attention maps of which averages over so many groups of heads are enough; the trainer says so beforehand."""
 
+    says_trust: bool = False
+    """Whether it says with `TRUST` how much each of its answers counts."""
+
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""
 

@@ -48,6 +48,10 @@ class Wrapper(Teacher):
         return self.teacher.top_k
 
     @property
+    def says_trust(self) -> bool:  # type: ignore[override]
+        return self.teacher.says_trust
+
+    @property
     def averaged_heads(self) -> Mapping[Signal, int]:  # type: ignore[override]
         return self.teacher.averaged_heads
 
