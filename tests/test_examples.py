@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+OTHERS = {"adapter_off_teacher"}  # whose students are others than the base example's
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -217,6 +218,19 @@ def test_lora_trains_adapters_projections_and_head_alone(home: Path, capsys: pyt
         assert not [name for name in file.keys() if "objective" in name]  # noqa: SIM118  # it is no dict
 
 
+def test_a_model_goes_on_learning_held_by_itself_without_adapters(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importlib.import_module("adapter_off_teacher").main(tiny_run("--rank", "2"))
+    printed = capsys.readouterr().out
+    start = AutoModelForSequenceClassification.from_pretrained(home / "teacher").state_dict()
+    saved = AutoModelForSequenceClassification.from_pretrained(home / "student").state_dict()
+    changed = {name.rpartition(".")[0].split(".")[-1] for name in saved if not torch.equal(saved[name], start[name])}
+    assert changed == {"query", "value", "classifier"}
+    [(before, after)] = re.findall(r"^eval_agreement +(\S+) -> (\S+)$", printed, re.MULTILINE)
+    assert float(before) == 1.0 > float(after)  # it began as its own teacher, and left it
+
+
 def test_push_to_hub_pushes_and_loads_back(home: Path, tmp_path: Path) -> None:
     with HubServer(TOKEN) as hub:
         run = subprocess.run(
@@ -258,7 +272,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != BASE])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {BASE, *OTHERS}])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -272,9 +286,16 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     assert len(source.splitlines()) <= 75
 
 
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert len(source.splitlines()) < 60
+
+
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    known |= {"noisy_teacher", "selective_teacher"}
+    known |= {"noisy_teacher", "selective_teacher", *OTHERS}
     assert set(NAMES) == known
 
 

@@ -1,5 +1,6 @@
 """Who teaches. Every teacher answers `observe(batch)` with what is known about the batch."""
 
+from hf_distill.teachers.adapter_off import AdapterOffTeacher
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
@@ -10,6 +11,7 @@ from hf_distill.teachers.selective import SelectiveTeacher
 from hf_distill.teachers.wrapper import Wrapper
 
 __all__ = [
+    "AdapterOffTeacher",
     "CachedTeacher",
     "ModelTeacher",
     "Nobody",

@@ -70,6 +70,10 @@ class ModelTeacher(Teacher):
         self.model.requires_grad_(False)
         if not placed:
             self.model.to(device)
+        self._look(wanted, order)
+
+    def _look(self, wanted: frozenset[Signal], order: torch.Tensor | None) -> None:
+        """Decides what is looked at; `order` as `check_pair` gives it."""
         self._capture = Capture(self.model, wanted, order)
         looked_at = wanted - self.only_evaluated
         self._trained_on = Capture(self.model, looked_at, order, ends=True) if looked_at else None
