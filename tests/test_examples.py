@@ -88,7 +88,7 @@ def tiny_run(*more: str) -> list[str]:
     return [*files, "--epochs", "4", "--learning-rate", "3e-3", *more]
 
 
-def check_student(home: Path, printed: str) -> None:
+def check_student(home: Path, printed: str, left: float = 0.95) -> None:
     """The figures are printed, the student loads as the printed line says, and it learned."""
     for name in ("eval_mean_average_precision", "eval_macro_f1", "eval_agreement"):
         assert re.search(rf"^{name} +[01]\.\d+ -> [01]\.\d+$", printed, re.MULTILINE), printed
@@ -106,7 +106,7 @@ def check_student(home: Path, printed: str) -> None:
     untrained = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4])
     assert not torch.equal(student.classifier.weight, untrained.classifier.weight)
     [(before, after)] = re.findall(r"^eval_loss +(\S+) -> (\S+)$", printed, re.MULTILINE)
-    assert float(after) < 0.95 * float(before)
+    assert float(after) < left * float(before)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,13 @@ def check_student(home: Path, printed: str) -> None:
         "cached_teacher",
         "lora_student",
         "noisy_teacher",
+        "remote_teacher",
         "selective_teacher",
     ],
 )
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
-    check_student(home, capsys.readouterr().out)
+    check_student(home, capsys.readouterr().out, 0.98 if name == "remote_teacher" else 0.95)  # no layers are matched
 
 
 def test_without_arguments_a_teacher_is_made_of_the_shipped_messages(
@@ -295,7 +296,7 @@ def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    known |= {"noisy_teacher", "selective_teacher", *OTHERS}
+    known |= {"noisy_teacher", "remote_teacher", "selective_teacher", *OTHERS}
     assert set(NAMES) == known
 
 

@@ -3,6 +3,7 @@
 from hf_distill.teachers.adapter_off import AdapterOffTeacher
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
+from hf_distill.teachers.callable import CallableTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.noisy import NoisyTeacher
@@ -13,6 +14,7 @@ from hf_distill.teachers.wrapper import Wrapper
 __all__ = [
     "AdapterOffTeacher",
     "CachedTeacher",
+    "CallableTeacher",
     "ModelTeacher",
     "Nobody",
     "NoisyTeacher",
