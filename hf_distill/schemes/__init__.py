@@ -7,6 +7,8 @@ None computes a loss, and none changes the trainer.
 """
 
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.cross_modal import cross_modal
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.unlabelled import combine, unlabelled
 
-__all__ = ["Plan", "born_again", "scheme"]
+__all__ = ["Plan", "born_again", "combine", "cross_modal", "scheme", "unlabelled"]

@@ -7,6 +7,7 @@ from hf_distill.teachers.callable import CallableTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.noisy import NoisyTeacher
+from hf_distill.teachers.other_view import OtherView, PairedCollator, add_view
 from hf_distill.teachers.quantized import quantize
 from hf_distill.teachers.selective import SelectiveTeacher
 from hf_distill.teachers.wrapper import Wrapper
@@ -18,9 +19,12 @@ __all__ = [
     "ModelTeacher",
     "Nobody",
     "NoisyTeacher",
+    "OtherView",
+    "PairedCollator",
     "SelectiveTeacher",
     "Teacher",
     "Wrapper",
+    "add_view",
     "load",
     "quantize",
 ]

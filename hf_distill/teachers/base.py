@@ -37,6 +37,9 @@ class Teacher(ABC):
     averaged_heads: Mapping[Signal, int] = {}
     """Attention maps of which averages over so many groups of heads are enough; the trainer says so beforehand."""
 
+    view: str = ""
+    """Prefix of the columns that it reads, where they are not the student's: said by an `OtherView` around it."""
+
     says_trust: bool = False
     """Whether it says with `TRUST` how much each of its answers counts."""
 

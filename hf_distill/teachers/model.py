@@ -65,7 +65,7 @@ class ModelTeacher(Teacher):
         """
         checks.check_teacher(self.model, student)
         own = self.tokenizer or tokenizer_beside(self.model)
-        order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
+        order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device, not self.view)
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
@@ -108,6 +108,7 @@ def check_pair(
     tokenizer: Any,
     own_tokenizer: Any,
     device: torch.device,
+    same_inputs: bool = True,
 ) -> torch.Tensor | None:
     """Refuses a teacher and a student that do not belong together; weights are not looked at.
 
@@ -119,6 +120,7 @@ def check_pair(
         tokenizer: what made the inputs, or None.
         own_tokenizer: the teacher's, or None.
         device: where the answer must be.
+        same_inputs: whether both read the same token ids; else their vocabularies may differ.
 
     Returns:
         For each of the student's labels the index of it in the teacher's; None where that is the same.
@@ -137,7 +139,8 @@ def check_pair(
     task = find_task(anatomy.unwrap(teacher))
     ordered = answers and (task.per_example or task is Task.TOKENS)
     order = checks.label_order(student, teacher, label_map) if ordered else None
-    checks.check_vocabulary(student, teacher, tokenizer, own_tokenizer)
+    if same_inputs:
+        checks.check_vocabulary(student, teacher, tokenizer, own_tokenizer)
     if order is None:
         return None
     logger.warning("label_map='by_name': the teacher's logits are reordered to the student's labels: %s", order)

@@ -48,6 +48,14 @@ class Wrapper(Teacher):
         return self.teacher.top_k
 
     @property
+    def view(self) -> str:  # type: ignore[override]
+        return self.teacher.view
+
+    @view.setter
+    def view(self, prefix: str) -> None:
+        self.teacher.view = prefix
+
+    @property
     def says_trust(self) -> bool:  # type: ignore[override]
         return self.teacher.says_trust
 

@@ -52,6 +52,8 @@ def test_every_question_and_every_word_reaches_the_one_inside():
     around.check_evaluation(None, None)
     around.step()
     around.load_state({"known": torch.zeros(1)})
+    around.view = "other_"
+    assert inside.view == around.view == "other_"
     around.only_evaluated, around.averaged_heads = frozenset({LOGITS}), {attention(0): 1}
     assert inside.called == ["prepare", "check_evaluation", "step"]
     assert inside.loaded is not None
