@@ -56,6 +56,9 @@ Signals = Mapping[Signal, Tensor]
 
 LOGITS = Signal("logits")
 TASK_LOSS = Signal("task_loss")
+TRUST = Signal("trust")
+"""How much what a teacher says of each prediction counts, 0 to 1: of the shape of the predictions, or in multi-label
+(batch, labels). A teacher says it unasked (`Teacher.says_trust`); without it all counts."""
 
 
 def hidden(layer: Layer) -> Signal:

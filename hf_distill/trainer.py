@@ -299,7 +299,7 @@ class DistillationTrainer(Trainer):
         models = {"student": self.model, "teacher": self.teacher.model}
         in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_dataset(getattr(self, name), models, in_column, name)
+            checks.check_dataset(getattr(self, name), models, in_column, name, self.teacher.view)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
