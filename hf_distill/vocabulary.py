@@ -56,6 +56,8 @@ def inputs_for(model: nn.Module, batch: Batch) -> dict[str, Any]:
     position for a loss that nobody looks at.
     """
     inputs = anatomy.accepted(model, batch.inputs)
+    if "inputs_embeds" in inputs:  # as the model's own table would give them
+        inputs["inputs_embeds"] = inputs["inputs_embeds"].to(anatomy.unwrap(model).dtype)
     if batch.task is not Task.SEQ2SEQ:
         inputs.pop("labels", None)
     elif batch.counted_only and "labels" in inputs and find_vocabulary_head(model) is not None:

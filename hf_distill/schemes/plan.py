@@ -53,7 +53,8 @@ class Plan:
         watch: called with each trainer before it trains, to add callbacks for example.
         trainer_class: `DistillationTrainer` or a subclass.
         trainer_kwargs: the trainer's others (train_dataset, eval_dataset, processing_class, data_collator,
-            compute_metrics, optimizer_cls_and_kwargs, ...).
+            compute_metrics, optimizer_cls_and_kwargs, ...). Without train_dataset only schemes run that make their
+            own data.
 
     Attributes:
         folder: `args.output_dir`.
@@ -62,7 +63,7 @@ class Plan:
         card_facts: what a card can say of the last stage.
 
     Raises:
-        ValueError: what belongs to one training alone (`optimizers`, `model_init`), or no train_dataset.
+        ValueError: what belongs to one training alone (`optimizers`, `model_init`).
     """
 
     def __init__(
@@ -84,8 +85,6 @@ class Plan:
                     f"{name} is for one training, and a scheme has several. Pass student= as a function"
                     " that makes one, and optimizer_cls_and_kwargs= for another optimizer."
                 )
-        if trainer_kwargs.get("train_dataset") is None:
-            raise ValueError("no train_dataset: every stage of a scheme trains on it.")
         self.args: DistillationConfig = take_over(args)
         self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
         self.losses = losses
@@ -121,7 +120,16 @@ class Plan:
 
     @property
     def train_dataset(self) -> Any:
-        """What every stage trains on unless it is told otherwise."""
+        """What every stage trains on unless it is told otherwise.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.trainer_kwargs.get("train_dataset") is None:
+            raise ValueError(
+                f"{self._running or 'this scheme'} needs texts to train on. Pass train_dataset= to the Plan, or take "
+                "the scheme data_free, which makes its own."
+            )
         return self.trainer_kwargs["train_dataset"]
 
     @property
@@ -165,7 +173,8 @@ class Plan:
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses
         with self._folder_of(name) as folder:
-            kwargs = {**self.trainer_kwargs, **trainer_kwargs}
+            own = {"train_dataset": self.train_dataset} if trainer_kwargs.get("train_dataset") is None else {}
+            kwargs = {**self.trainer_kwargs, **trainer_kwargs, **own}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, self._called(teacher))
