@@ -47,6 +47,9 @@ Signals = Mapping[Signal, Tensor]
 
 LOGITS = Signal("logits")
 TASK_LOSS = Signal("task_loss")
+BOUNDARY = Signal("boundary")
+"""What both say of each example's boundary sample, the student's logits with gradient and then the teacher's, shape
+(batch, 2, classes); both 0 where an example has none. An `augment.boundary.BoundaryTeacher` gives it."""
 
 
 def hidden(layer: Layer) -> Signal:

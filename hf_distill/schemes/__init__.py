@@ -6,7 +6,7 @@
 None computes a loss, and none changes the trainer.
 """
 
+from hf_distill.schemes.adversarial import adversarial
 from hf_distill.schemes.born_again import born_again
 from hf_distill.schemes.plan import Plan, scheme
 
-__all__ = ["Plan", "born_again", "scheme"]

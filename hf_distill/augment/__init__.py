@@ -1,0 +1,1 @@
+"""What makes inputs or changes them, one file a way."""
