@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+SCHEMES = [name for name in NAMES if "schemes.Plan(" in (EXAMPLES / f"{name}.py").read_text()]
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -247,7 +249,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != BASE])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -261,8 +263,57 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     assert len(source.splitlines()) <= 75
 
 
+def check_scheme(home: Path, printed: str) -> None:
+    """The stages are in the folder, with what was measured after each, and the student loads as the line says."""
+    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
+    assert line is not None
+    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    assert list(student.config.id2label.values()) == LABELS
+    stages = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert all(stage["finished"] and "mean_average_precision" in stage["metrics"] for stage in stages)
+    teacher = AutoModelForSequenceClassification.from_pretrained(home / "teacher")
+    untrained = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4])
+    assert not torch.equal(student.classifier.weight, untrained.classifier.weight)
+
+
+def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("adversarial").main(tiny_run("--iterations", "3"))
+    printed = capsys.readouterr().out
+    check_scheme(home, printed)
+    found = re.findall(r"right with probability (\S+) -> (\S+)$", printed, re.MULTILINE)
+    assert len(found) == 8
+    assert any(float(after) < float(before) for before, after in found)
+
+
+@pytest.mark.parametrize("source", ["embeddings", "random_tokens"])
+def test_data_free_trains_on_no_text(source: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--source", source, "--rows", "16", "--steps", "3", "--publish", "published"]
+    importlib.import_module("data_free").main(tiny_run(*more))
+    check_scheme(home, capsys.readouterr().out)
+    rows = datasets.load_from_disk(str(home / "student" / "inputs_1"))
+    assert len(rows) == 16
+    assert ("inputs_embeds" in rows.column_names) == (source == "embeddings")
+    assert (home / "published" / "statistics.json").exists()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_an_example_of_a_scheme_is_short_and_says_how_it_is_started(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert len(source.splitlines()) < 60
+
+
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    assert set(NAMES) == {
+        BASE,
+        "adversarial",
+        "data_free",
+        "cached_teacher",
+        "custom_loss",
+        "lora_student",
+        "push_to_hub",
+        "subclass_trainer",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -8,5 +8,7 @@ None computes a loss, and none changes the trainer.
 
 from hf_distill.schemes.adversarial import adversarial
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.data_free import data_free
 from hf_distill.schemes.plan import Plan, scheme
 
+__all__ = ["Plan", "adversarial", "born_again", "data_free", "scheme"]
