@@ -80,20 +80,15 @@ def split_state(objective: nn.Module, state_dict: dict[str, Tensor] | None) -> d
     return heads if state_dict is None else {name: state_dict.pop(f"{OBJECTIVE}.{name}") for name in heads}
 
 
-def save_objective(heads: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes the objective's tensors into a checkpoint, if it has any."""
-    if heads:
-        save_file({name: head.contiguous() for name, head in heads.items()}, folder / OBJECTIVE_FILE)
-
-
-def save_teacher(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes what a teacher that changes has learned into a checkpoint, if it is anything."""
-    if state:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TEACHER_FILE)
+def save_beside(heads: Mapping[str, Tensor], teacher: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes into a checkpoint what is no part of the student: the objective's tensors, and what a teacher learned."""
+    for state, file in ((heads, OBJECTIVE_FILE), (teacher, TEACHER_FILE)):
+        if state:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / file)
 
 
 def teacher_state(checkpoint: str | Path) -> dict[str, Tensor]:
-    """What `save_teacher` wrote; nothing where there is nothing."""
+    """What a teacher had learned when a checkpoint was written; nothing where there is nothing."""
     file = Path(checkpoint) / TEACHER_FILE
     return load_file(file) if file.exists() else {}
 

@@ -119,8 +119,7 @@ class DistillationTrainer(Trainer):
             subclass may add a mean of its own.
         """
         counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else self._counts
-        processes = self.args.world_size if counts else 1
-        step = self.state.global_step
+        processes, step = self.args.world_size if counts else 1, self.state.global_step
         training = model.training and step > 0  # in the first step all that the teacher says is looked at, and checked
         needs_all = return_outputs or self.is_fsdp_enabled or self.is_deepspeed_enabled  # sharded heads
         counted = model.training and not needs_all and self.objective.reads_counted_only
@@ -172,8 +171,8 @@ class DistillationTrainer(Trainer):
             with part("student forward"), self._capture.counting(batch):
                 outputs = student.forward(**kwargs)
             seen = self._capture.take(outputs, batch)
-            said = {**teacher, **self.teacher.respond(batch, seen)}
             with part("losses"), self.accelerator.autocast():
+                said = {**teacher, **self.teacher.respond(batch, seen)}
                 layers = anatomy.trainable_layers(student) if self._balance_now else None
                 self._balance_now = False
                 terms = self.objective(seen, said, batch, layers)
@@ -194,17 +193,18 @@ class DistillationTrainer(Trainer):
             arguments["kwargs_handlers"][0].find_unused_parameters = True
         return arguments
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_for_training(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
         if self.model_wrapped is self.model:
             attachment.forget_evaluation(self.model, self.accelerator)
         evaluated = None if self.args.eval_strategy == "no" else self.eval_dataset
         self.teacher.check_evaluation(evaluated, self.data_collator)
+        self.teacher.begin(self.args, max_steps)
         attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
             compile_in_place(self.model, self.objective, self.args)
         self._trained.restart(self.state.global_step)
         self._taught_until, self._grad_norm = self.state.global_step, None
-        return super()._prepare_for_training(*args, **kwargs)
+        return super()._prepare_for_training(max_steps, *args, **kwargs)
 
     # Counting, noting, logging
 
@@ -222,9 +222,8 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every term under its own name to what the Trainer logs, averaged over steps and processes."""
         if "loss" in logs:
-            logs = logs | self._trained.take(
-                self.state.global_step, lambda sums: self.accelerator.reduce(sums, "mean")
-            )
+            step = self.state.global_step
+            logs = logs | self._trained.take(step, lambda sums: self.accelerator.reduce(sums, "mean"))
             if self.objective.changes_weights:
                 logs |= {f"{name}_weight": weight for name, weight in self.objective.weights().items()}
         super().log(logs, start_time)
@@ -327,8 +326,7 @@ class DistillationTrainer(Trainer):
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if self._in_checkpoint:
-                attachment.save_objective(heads, folder)
-                attachment.save_teacher(self.teacher.state(), folder)
+                attachment.save_beside(heads, self.teacher.state(), folder)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._in_checkpoint = True

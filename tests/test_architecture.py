@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "checks": WORDS | {"anatomy", "batch"},
     "attachment": set(),
     "checkpoints": set(),
-    "teachers": MODELS | {"heads"},
+    "teachers": MODELS | LOSSES | {"objective"},
     "students": MODELS,
     "augment": MODELS | {"teachers"},
     "terms": WORDS | {"batch", "heads"},

@@ -114,10 +114,10 @@ def test_a_gathered_state_is_split() -> None:
 
 def test_the_objective_goes_to_disk_and_back(tmp_path: Path) -> None:
     mine, other = head(), head()
-    attachment.save_objective(mine.state_dict(), tmp_path)
+    attachment.save_beside(mine.state_dict(), {}, tmp_path)
     attachment.load_objective(other, tmp_path)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in mine.state_dict().items())
-    attachment.save_objective({}, tmp_path / "nowhere")
+    attachment.save_beside({}, {}, tmp_path / "nowhere")
     attachment.load_objective(nn.ModuleDict(), tmp_path / "nowhere")
 
 

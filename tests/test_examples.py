@@ -32,7 +32,20 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 BASE = "multilabel_distilbert"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-SCHEMES = [name for name in NAMES if "schemes.Plan(" in (EXAMPLES / f"{name}.py").read_text()]
+# the examples of schemes: their options, and the stages that they train
+SCHEMES: dict[str, tuple[list[str], list[str]]] = {
+    "be_your_own_teacher": (["--exits", "0", "1"], ["student"]),
+    "adversarial": (["--iterations", "3"], ["student"]),
+    "data_free": (["--rows", "16", "--steps", "3", "--publish", "published"], ["round_1"]),
+    "chain": (["--sizes", "5", "4"], ["assistant_5", "assistant_4", "student"]),
+    "hints": (["--share", "0.25"], ["hint", "student"]),
+    "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
+    "two_stage": (["--samples", "2"], ["inside", "predictions"]),
+    "augmented_self": (["--hide", "0.2"], ["student"]),
+    "mutual": (["--students", "3"], ["student"]),
+    "online": (["--both-ways"], ["student"]),
+    "progressive_self": (["--last-weight", "0.6"], ["student"]),
+}
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -110,10 +123,37 @@ def check_student(home: Path, printed: str) -> None:
     assert float(after) < 0.95 * float(before)
 
 
-@pytest.mark.parametrize("name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student"])
+@pytest.mark.parametrize(
+    "name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student", "mean_teacher"]
+)
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
     check_student(home, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_loads(
+    name: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, stages = SCHEMES[name]
+    importlib.import_module(name).main([*tiny_run(*options), "--epochs", "1"])
+    printed = capsys.readouterr().out
+    told = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert [stage["name"] for stage in told] == stages
+    assert all("mean_average_precision" in stage["metrics"] for stage in told)
+    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
+    assert line is not None
+    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
+    assert list(student.config.id2label.values()) == LABELS
+    assert len(student.distilbert.transformer.layer) == 3
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_a_scheme_is_short_and_says_how_it_is_run(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert f"schemes.{name}(plan" in source
+    assert len(source.splitlines()) < 60
 
 
 def test_without_arguments_a_teacher_is_made_of_the_shipped_messages(
@@ -263,57 +303,25 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     assert len(source.splitlines()) <= 75
 
 
-def check_scheme(home: Path, printed: str) -> None:
-    """The stages are in the folder, with what was measured after each, and the student loads as the line says."""
-    line = re.search(r"^Load it: (.*)$", printed, re.MULTILINE)
-    assert line is not None
-    student = eval(line[1], {"AutoModelForSequenceClassification": AutoModelForSequenceClassification})
-    assert list(student.config.id2label.values()) == LABELS
-    stages = json.loads((home / "student" / "stages.json").read_text())["stages"]
-    assert all(stage["finished"] and "mean_average_precision" in stage["metrics"] for stage in stages)
-    teacher = AutoModelForSequenceClassification.from_pretrained(home / "teacher")
-    untrained = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4])
-    assert not torch.equal(student.classifier.weight, untrained.classifier.weight)
-
-
 def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module("adversarial").main(tiny_run("--iterations", "3"))
-    printed = capsys.readouterr().out
-    check_scheme(home, printed)
-    found = re.findall(r"right with probability (\S+) -> (\S+)$", printed, re.MULTILINE)
+    found = re.findall(r"right with probability (\S+) -> (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert len(found) == 8
     assert any(float(after) < float(before) for before, after in found)
 
 
 @pytest.mark.parametrize("source", ["embeddings", "random_tokens"])
-def test_data_free_trains_on_no_text(source: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--source", source, "--rows", "16", "--steps", "3", "--publish", "published"]
-    importlib.import_module("data_free").main(tiny_run(*more))
-    check_scheme(home, capsys.readouterr().out)
+def test_data_free_trains_on_no_text(source: str, home: Path) -> None:
+    importlib.import_module("data_free").main(tiny_run("--source", source, "--rows", "16", "--steps", "3"))
     rows = datasets.load_from_disk(str(home / "student" / "inputs_1"))
     assert len(rows) == 16
     assert ("inputs_embeds" in rows.column_names) == (source == "embeddings")
-    assert (home / "published" / "statistics.json").exists()
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_an_example_of_a_scheme_is_short_and_says_how_it_is_started(name: str) -> None:
-    source = (EXAMPLES / f"{name}.py").read_text()
-    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
-    assert len(source.splitlines()) < 60
 
 
 def test_every_example_is_run_here() -> None:
-    assert set(NAMES) == {
-        BASE,
-        "adversarial",
-        "data_free",
-        "cached_teacher",
-        "custom_loss",
-        "lora_student",
-        "push_to_hub",
-        "subclass_trainer",
-    }
+    others = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    others |= {"mean_teacher"}
+    assert set(NAMES) == others | set(SCHEMES)
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -20,6 +20,7 @@ TOKENIZER_AND_PROCESSOR = (
     "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 PAPERS = ("README.md", "recipe.yaml")
+EXITS = ("exits.json", "exits.safetensors")  # of a model that may stop early
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # Every common word stands in these, so PASSWORD=password in a CI job would be "found" in each.
@@ -70,7 +71,9 @@ def stage(source: Path, target: Path, secrets: Mapping[str, str]) -> list[str]:
 def _publishable(root: Path) -> list[str]:
     """The names to copy, sorted; refuses a folder that nobody could load."""
     weights = _weight_names(root)
-    names = {name for name in (*CONFIGS, *TOKENIZER_AND_PROCESSOR, *PAPERS) if _inside(root, name)} | set(weights)
+    names = {name for name in (*CONFIGS, *TOKENIZER_AND_PROCESSOR, *PAPERS, *EXITS) if _inside(root, name)} | set(
+        weights
+    )
     model = "config.json" in names and any(name != ADAPTER for name in weights)
     adapter = "adapter_config.json" in names and ADAPTER in names
     if not (model or adapter):

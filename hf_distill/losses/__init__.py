@@ -33,7 +33,8 @@ from hf_distill.losses.projection import ProjectedLayerLoss
 from hf_distill.losses.relation import RelationLoss
 from hf_distill.losses.relations_qkv import MiniLMv2, relation_kl
 from hf_distill.losses.rkd import RKDAngle, RKDDistance, rkd_angle, rkd_distance
-from hf_distill.losses.schedules import Schedule, cosine, linear, warmup
+from hf_distill.losses.schedules import Schedule, cosine, linear, stairs, warmup
+from hf_distill.losses.self_exits import SelfExits, self_exits
 from hf_distill.losses.similarity import SimilarityPreserving, similarity_preserving
 from hf_distill.losses.sobolev import Sobolev, gradient_match
 from hf_distill.losses.soft_targets import SoftTargets, binary_kl_divergence, kl_divergence, standardize
@@ -67,6 +68,7 @@ CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
         RelativeSimilarity,
         ContrastiveRepresentation,
     ),
+    "exits of the student": (SelfExits,),
     "derivatives": (Sobolev,),
     "boundary samples": (BoundaryTargets,),
 }
@@ -103,6 +105,7 @@ __all__ = [
     "RelativeSimilarity",
     "ReverseKL",
     "Schedule",
+    "SelfExits",
     "SimilarityPreserving",
     "SkewKL",
     "Sobolev",
@@ -140,9 +143,11 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "self_exits",
     "similarity_preserving",
     "skew_kl",
     "sorted_logits",
+    "stairs",
     "standardize",
     "total_variation",
     "warmup",

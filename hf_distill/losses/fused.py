@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from hf_distill.batch import Batch
 from hf_distill.heads import HeadLogits
 from hf_distill.losses.base import PositionLoss
+from hf_distill.losses.kernels import formula_of
 from hf_distill.losses.logits import in_chunks
 from hf_distill.losses.soft_targets import kl_divergence
 from hf_distill.signals import LOGITS, Signals
@@ -224,7 +225,7 @@ def terms_on_counted(
             shapes = (torch.empty(each.shape, device="meta") for each in (student, teacher[LOGITS]))
             loss.check_rows(LOGITS, *loss.classes_compared(*shapes))
         more = tuple(batch.at_counted_rows(each) for each in loss.beside(batch))
-        terms.append(Term(_values(loss), factors[name] / batch.divisor(loss.over), more))
+        terms.append(Term(_values(loss, student.device), factors[name] / batch.divisor(loss.over), more))
     sizes = [loss.chunk_size for loss in losses.values() if loss.chunk_size is not None]
     if student.weight is not None and _cast(student.hidden).dtype is not torch.float16:  # its small gradients are 0
         head = Head(student.hidden, student.weight, student.bias)
@@ -262,13 +263,13 @@ def _asks(loss: PositionLoss) -> bool:
     return any(theirs is not None for _, theirs in loss.pairs())
 
 
-def _values(loss: PositionLoss) -> Callable[..., Tensor]:
+def _values(loss: PositionLoss, device: torch.device) -> Callable[..., Tensor]:
     """The loss's formula, of the classes that it compares."""
-    asks = _asks(loss)
+    asks, formula = _asks(loss), formula_of(loss, device)
 
     def values(student: Tensor, teacher: Any, *more: Tensor) -> Tensor:
         sides: Any = loss.classes_compared(student, teacher) if asks else (student, None)
-        found = loss.values(*sides, *more)
+        found = formula(*sides, *more)
         if found.shape != student.shape[:-1]:
             raise ValueError(
                 f"{type(loss).__name__}.values gave {tuple(found.shape)} for logits of {tuple(student.shape)}. "

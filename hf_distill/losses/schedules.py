@@ -47,6 +47,38 @@ class Schedule:
         return f"{self.kind} from {self.start:g} to {self.end:g}{when}"
 
 
+@dataclass(frozen=True)
+class Stairs:
+    """A weight that stays as it is through each of `count` equal parts of the training. Make it with `stairs`.
+
+    Args:
+        start: one stair before the first.
+        end: the last stair.
+        count: how many stairs.
+
+    Raises:
+        ValueError: a value is not finite, or there is not even one stair.
+    """
+
+    start: float
+    end: float
+    count: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"stairs go between two numbers, not {self.start} and {self.end}.")
+        if not (isinstance(self.count, int) and self.count >= 1):
+            raise ValueError(f"stairs: count={self.count!r} is no number of stairs; it must be at least 1.")
+
+    def __call__(self, progress: float) -> float:
+        """The weight when `progress`, 0 to 1, of the training is done."""
+        stair = math.floor(progress * self.count + 1e-6) + 1  # a step that begins a part stands on its own stair
+        return self.start + (self.end - self.start) * min(max(stair, 1), self.count) / self.count
+
+    def __str__(self) -> str:
+        return f"{self.count} stairs from {self.start:g} to {self.end:g}"
+
+
 def linear(start: float, end: float, over: float = 1.0) -> Schedule:
     """A straight line from `start` to `end`, reached when the share `over` of the training is done."""
     return Schedule("linear", start, end, over)
@@ -62,7 +94,20 @@ def warmup(end: float = 1.0, over: float = 0.1) -> Schedule:
     return Schedule("linear", 0.0, end, over)
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"linear": linear, "cosine": cosine, "warmup": warmup}
+def stairs(start: float, end: float, count: int) -> Stairs:
+    """`count` equal parts of the training, the first one stair away from `start` and the last at `end`: by the epoch.
+
+    With one stair an epoch it is the weight of PS-KD in epoch e = 0, 1, ...: start + (end - start) (e + 1) / count.
+    """
+    return Stairs(start, end, count)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule | Stairs]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "warmup": warmup,
+    "stairs": stairs,
+}
 
 
 def weight_at(weight: Weight, progress: float) -> float:

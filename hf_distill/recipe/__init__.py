@@ -16,19 +16,20 @@ by the rules of YAML 1.2: `5e-5` is a number, `yes` and `no` are words, `2024-01
 Importing this module imports neither torch nor transformers; `load` does so only for keys of `train` and `losses`.
 """
 
+import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from hf_distill.recipe import arranged
 from hf_distill.recipe.losses import Refused, checked_arguments, loss_class_of, problems_of
-from hf_distill.recipe.portable import basic, without_folders
+from hf_distill.recipe.portable import dump as dump
 from hf_distill.recipe.pydantic_errors import explain
 from hf_distill.recipe.train import checked_train
-from hf_distill.recipe.yaml_lines import Dumper, Key, Origin, Problem, RecipeError, override, read
+from hf_distill.recipe.yaml_lines import Key, Origin, Problem, RecipeError, name_of, override, read
 
 
 class _Part(BaseModel):
@@ -39,6 +40,19 @@ Truth = Annotated[bool, Field(strict=False)]  # YAML 1.2 reads `yes` as a word; 
 
 
 Layers = Annotated[list[int], Field(min_length=1)] | Annotated[int, Field(ge=1)]
+
+
+class NamedSpec(_Part):
+    """A scheme or a kind of teacher: its name, and its own knobs by their own names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, description="what it is called in `hf_distill.schemes` or `hf_distill.teachers`")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is called with, as written."""
+        return dict(self.model_extra or {})
 
 
 class TeacherSpec(_Part):
@@ -68,6 +82,12 @@ class TeacherSpec(_Part):
     label_map: Literal["by_name"] | None = Field(
         None,
         description="`by_name` reorders the teacher's logits where the two order the same labels differently",
+    )
+    also: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="further models, for a kind that puts several together: folders or Hub ids"
+    )
+    kind: NamedSpec | None = Field(
+        None, description="what is made of the model before it teaches: `{name: NoisyTeacher, sigma: 0.1}`"
     )
 
 
@@ -130,19 +150,12 @@ class DatasetSpec(_Part):
     id: str | None = Field(None, description="the Hub id that the model card names, where `path` is a local copy")
 
 
-class LossSpec(_Part):
+class LossSpec(NamedSpec):
     """One loss: its class in `hf_distill.losses`, and the class's arguments (`weight` is one) by their own names."""
-
-    model_config = ConfigDict(extra="allow")
 
     name: str = Field(
         min_length=1, description="a class in `hf_distill.losses`; a dotted path where custom code is allowed"
     )
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What the class is called with, as written."""
-        return dict(self.model_extra or {})
 
 
 class PushSpec(_Part):
@@ -167,6 +180,9 @@ class Recipe(_Part):
     train: dict[str, Any] = Field(
         default_factory=dict, description="fields of `DistillationConfig`, converted to their types"
     )
+    scheme: NamedSpec | None = Field(
+        None, description="an arrangement of several trainings: `{name: born_again, generations: 3}`; none trains once"
+    )
     baseline: Truth = Field(
         False, description="train the student alone as well: same start, same steps, no teacher, to compare with"
     )
@@ -180,22 +196,29 @@ class Recipe(_Part):
         """The recipe's own folder; relative paths are tried from here, then from the current folder."""
         return self._origin.folder
 
-    def model_path(self, role: Literal["teacher", "student"]) -> str:
+    def model_path(self, role: Literal["teacher", "student"], index: int | None = None) -> str:
         """The teacher's or the student's `model` as a folder that exists, or else as the Hub id that it must be.
+
+        Args:
+            role: whose.
+            index: of one of the teacher's `also` instead.
 
         Raises:
             RecipeError: the name is written like a path, and there is nothing there; or the student is made
                 `from: teacher`.
         """
         name = self.teacher.model if role == "teacher" else self.student.model
+        key: Key = (role, "model") if index is None else (role, "also", index)
+        if index is not None:
+            name = (self.teacher.also or [])[index]
         if name is None:
             raise self._origin.error([((role,), "student is made from the teacher and has no model of its own")])
         for candidate in (self.folder / Path(name).expanduser(), Path(name).expanduser()):
             if candidate.exists():
                 return str(candidate)
         if _looks_local(name):
-            message = f"{role}.model: nothing at '{name}' (looked in '{self.folder}', then in the current folder)"
-            raise self._origin.error([((role, "model"), message)])
+            message = f"{name_of(key)}: nothing at '{name}' (looked in '{self.folder}', then in the current folder)"
+            raise self._origin.error([(key, message)])
         return name
 
 
@@ -260,6 +283,9 @@ def _check(
         problems += found
     if isinstance(data.get("losses"), list):
         problems += problems_of(data["losses"], origin, allow_custom_code, catalogue)
+    problems += arranged.problems_of(data.get("scheme"), arranged.schemes, ("scheme",))
+    if isinstance(data.get("teacher"), dict):
+        problems += arranged.problems_of(data["teacher"].get("kind"), arranged.teacher_kinds, ("teacher", "kind"))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -276,6 +302,8 @@ _MODELS: dict[Key, type[BaseModel]] = {
     ("student",): StudentSpec,
     ("dataset",): DatasetSpec,
     ("push",): PushSpec,
+    ("scheme",): NamedSpec,
+    ("teacher", "kind"): NamedSpec,
 }
 
 
@@ -338,29 +366,25 @@ def build_losses(
     return losses
 
 
+def build_scheme(recipe: Recipe) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    """The scheme of a recipe, which takes a `Plan`, and its knobs; None where it names none."""
+    if recipe.scheme is None:
+        return None
+    return arranged.built(recipe.scheme.name, recipe.scheme.arguments, arranged.schemes, ("scheme",))
+
+
+def build_teacher_kind(recipe: Recipe) -> tuple[Callable[..., Any], str] | None:
+    """The kind of teacher of a recipe, and what it is to be called with: `teacher`, `teachers` or `student`.
+
+    Returns:
+        None where it names none.
+    """
+    if recipe.teacher.kind is None:
+        return None
+    spec = recipe.teacher.kind
+    called, knobs = arranged.built(spec.name, spec.arguments, arranged.teacher_kinds, ("teacher", "kind"))
+    return functools.partial(called, **knobs), str(arranged.made_of(called))
+
+
 def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
-
-
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML that `load` reads back as an equal recipe, to be saved beside the model.
-
-    A path that is absolute, or starts in a home folder, is reduced to its last name, so that nothing of this machine
-    is in the file; relative paths are kept as they were written. What was left to its default stays left out.
-    """
-    data = recipe.model_dump(by_alias=True, exclude_unset=True)
-    if recipe.train:
-        data["train"] = recipe.train
-    for part, name in (
-        ("teacher", "model"),
-        ("teacher", "cache"),
-        ("student", "model"),
-        ("dataset", "path"),
-        ("dataset", "label_names"),
-    ):
-        if isinstance(data[part].get(name), str):
-            data[part][name] = without_folders(data[part][name])
-    for part in ("train", "losses"):
-        if data.get(part) is not None:
-            data[part] = without_folders(data[part])
-    return yaml.dump(basic(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -5,7 +5,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,27 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(path)
 
 
-def checked_arguments(loss_class: type, arguments: dict[str, Any], key: Key) -> tuple[dict[str, Any], list[Problem]]:
-    """Arguments converted to what the constructor's annotations say, and what is wrong with them."""
-    place = f"losses[{key[1]}] ({loss_class.__name__})"
-    parameters = inspect.signature(loss_class).parameters
+def checked_arguments(
+    called: Callable[..., Any], arguments: dict[str, Any], key: Key, place: str | None = None, given: int = 0
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Arguments converted to what the annotations say, and what is wrong with them.
+
+    Args:
+        called: a class or a function.
+        arguments: as written.
+        key: where.
+        place: what messages call it; None: a loss.
+        given: how many of its first parameters are not written in a recipe.
+    """
+    place = place or f"losses[{key[1]}] ({called.__name__})"
+    parameters = dict(list(inspect.signature(called).parameters.items())[given:])
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = {
         name: parameter
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    hints = _hints(loss_class)
+    hints = _hints(called)
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, value in arguments.items():
@@ -124,8 +134,8 @@ def _weight(value: Any, key: Key) -> tuple[Any, list[Problem]]:
         return value, [(key, f"losses[{key[1]}].weight: {error}")]
 
 
-def _hints(loss_class: type) -> dict[str, Any]:
+def _hints(called: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(loss_class.__init__)  # type: ignore[misc]
+        return typing.get_type_hints(called.__init__ if inspect.isclass(called) else inspect.unwrap(called))
     except Exception:  # annotations that only a type checker can resolve are not checked here
         return {}

@@ -110,7 +110,7 @@ def _cells(facts: Sequence[StageFacts]) -> tuple[list[str], list[list[str]]]:
     head = [*_TEXT, "steps", "seconds", *(name.replace("_", " ") for name in metrics)]
     rows = []
     for fact in facts:
-        counts = ["" if value is None else f"{value:,.0f}" for value in (fact.steps, fact.seconds)]
+        counts = ["-" if value is None else f"{value:,.0f}" for value in (fact.steps, fact.seconds)]
         measured = [number(fact.metrics.get(name)) for name in metrics]
         rows.append([fact.name, fact.teacher or "nobody", fact.student or "", *counts, *measured])
     return head, rows

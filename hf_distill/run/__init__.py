@@ -12,7 +12,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
-from hf_distill import checkpoints, checks, evaluation, hub, progress, report, teachers
+from hf_distill import attachment, checkpoints, checks, evaluation, hub, progress, report, teachers
 from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
@@ -76,6 +76,7 @@ def train(
     console.print(_introduction(ready), highlight=False, markup=False)
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
+    _rehearse(ready, trainer)
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
     if profile:
@@ -88,15 +89,14 @@ def train(
         own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
         fine_tune(start, ready.dataset, ready.tokenizer, own, resume).save_model()
     console.rule(DISTILLED)
-    _run(trainer, resume)
-    trainer.save_model(_internal_call=True)  # ours pushes at the end, once, with the figures
+    facts = _distil(ready, trainer, console, resume)
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
     models = {TEACHER: trainer.teacher.model}  # without weights if it was never loaded
     if start is not None:
         models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
-    figures = _write(ready, trainer, models, command)
+    figures = _write(ready, trainer, models, facts, command)
     if figures.facts:
         console.print(report.table(figures.facts, width=console.width))
     console.print(f"student: {folder}\ncard:    {folder / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
@@ -112,7 +112,7 @@ def check(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     ready = prepare(recipe, allow_custom_code)
     with tempfile.TemporaryDirectory() as folder:
         ready.args = _changed(ready.args, output_dir=folder, push_to_hub=False)
-        ready.trainer()
+        _rehearse(ready, ready.trainer())
     return ready
 
 
@@ -160,13 +160,41 @@ def _run(trainer: DistillationTrainer, resume: bool) -> None:
     trainer.train(resume_from_checkpoint=checkpoints.newest(Path(trainer.args.output_dir)) if resume else None)
 
 
+def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume: bool) -> CardFacts:
+    """One training, or the recipe's scheme; the student is then in the output folder. Gives what a card can say."""
+    found = recipes.build_scheme(ready.recipe)
+    if found is None:
+        _run(trainer, resume)
+        trainer.save_model(_internal_call=True)  # ours pushes at the end, once, with the figures
+        return trainer.own_facts()
+    scheme, knobs = found
+    attachment.release(ready.student)
+    plan = ready.plan(trainer.teacher, console, resume)
+    ready.student = scheme(plan, **knobs)
+    assert plan.card_facts is not None, "a scheme has at least one stage"
+    return plan.card_facts
+
+
+def _rehearse(ready: Ready, trainer: DistillationTrainer) -> None:
+    """What a stage of the recipe's scheme would refuse is refused now."""
+    found = recipes.build_scheme(ready.recipe)
+    if found is not None:
+        scheme, knobs = found
+        with attachment.detached(ready.student):
+            scheme.rehearse(ready.plan(trainer.teacher, Console(quiet=True), resume=False), **knobs)  # type: ignore
+
+
 def _saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """What people will load: measured instead of the model in memory, which may be spread over processes."""
     return type(model).from_pretrained(folder).to(model.device)
 
 
 def _write(
-    ready: Ready, trainer: DistillationTrainer, models: Mapping[str, PreTrainedModel], command: str | None
+    ready: Ready,
+    trainer: DistillationTrainer,
+    models: Mapping[str, PreTrainedModel],
+    facts: CardFacts,
+    command: str | None,
 ) -> evaluation.Figures:
     """Measures, and puts figures, thresholds, recipe and card beside the weights."""
     folder = Path(ready.args.output_dir)
@@ -178,7 +206,7 @@ def _write(
         models[DISTILLED].config.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(recipes.dump(ready.recipe), encoding="utf-8")
     report.save(figures.facts, folder / "results.json")
-    trainer.card_facts = _card_facts(ready, trainer.own_facts(), figures, command)
+    trainer.card_facts = _card_facts(ready, facts, figures, command)
     trainer.create_model_card()
     return figures
 

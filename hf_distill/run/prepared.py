@@ -1,5 +1,6 @@
 """All that a recipe names, loaded and checked, nothing trained."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict, disable_progress_bars
+from rich.console import Console
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
-from hf_distill import anatomy, data, evaluation, metrics, progress, students, teachers
+from hf_distill import anatomy, data, evaluation, metrics, progress, schemes, students, teachers
 from hf_distill import recipe as recipes
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss
@@ -40,6 +42,31 @@ class Ready:
 
     def trainer(self) -> DistillationTrainer:
         """The one that distils, after all that it refuses."""
+        return make_trainer(self.student, self.taught_by(), self.losses, self.args, self.dataset, self.tokenizer)
+
+    def plan(self, teacher: teachers.Teacher, console: Console, resume: bool) -> schemes.Plan:
+        """What the recipe's scheme works with.
+
+        Args:
+            teacher: from `taught_by`.
+            console: where stages are announced.
+            resume: whether a former run goes on.
+        """
+        args = copy.copy(self.args)
+        args.push_to_hub = False  # once, at the end, with the figures
+        return schemes.Plan(
+            self.student,
+            teacher,
+            self.losses,
+            args,
+            resume=resume,
+            console=console,
+            watch=watched,
+            **_trainer_kwargs(self.student, self.dataset, self.tokenizer),
+        )
+
+    def taught_by(self) -> teachers.Teacher:
+        """The teacher as the recipe says: live or from its answers, and of the kind that it names."""
         spec, label_map = self.recipe.teacher, self.args.label_map
         teacher: teachers.Teacher
         if spec.cache is None:
@@ -49,7 +76,19 @@ class Ready:
             teacher = teachers.CachedTeacher(
                 spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
             )
-        return make_trainer(self.student, teacher, self.losses, self.args, self.dataset, self.tokenizer)
+        found = recipes.build_teacher_kind(self.recipe)
+        if found is None:
+            return teacher
+        kind, of = found
+        if of == "student":
+            made = kind(self.student)
+        else:
+            also = [teachers.ModelTeacher(_load_teacher(self.recipe, index), label_map) for index in self._also()]
+            made = kind([teacher, *also]) if of == "teachers" else kind(teacher)
+        return made  # type: ignore[no-any-return]
+
+    def _also(self) -> range:
+        return range(len(self.recipe.teacher.also or []))
 
 
 def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
@@ -70,6 +109,11 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
     rows = data.load(recipe.dataset, recipe.folder)
+    if recipe.teacher.also and recipe.teacher.kind is None:
+        raise ValueError(
+            "teacher.also names further models, and teacher.kind does not say what they are for. "
+            "Add teacher.kind={name: EnsembleTeacher}."
+        )
     if "validation" not in rows and "eval_strategy" not in recipe.train:
         args.eval_strategy = "no"
         if args.load_best_model_at_end:
@@ -107,18 +151,23 @@ def make_trainer(
     tokenizer: Any,
 ) -> DistillationTrainer:
     """A trainer that says its progress in lines."""
-    trainer = DistillationTrainer(
-        student,
-        teacher,
-        losses,
-        args,
-        train_dataset=dataset["train"],
-        eval_dataset=dataset.get("validation"),
-        processing_class=tokenizer,
-        compute_metrics=evaluation.compute_metrics(find_task(student)),
-    )
-    progress.show(trainer, list(trainer.objective.losses))
+    trainer = DistillationTrainer(student, teacher, losses, args, **_trainer_kwargs(student, dataset, tokenizer))
+    watched(trainer)
     return trainer
+
+
+def watched(trainer: DistillationTrainer) -> None:
+    """Lets a trainer say its progress in lines."""
+    progress.show(trainer, list(trainer.objective.losses))
+
+
+def _trainer_kwargs(student: PreTrainedModel, dataset: Mapping[str, Dataset], tokenizer: Any) -> dict[str, Any]:
+    return {
+        "train_dataset": dataset["train"],
+        "eval_dataset": dataset.get("validation"),
+        "processing_class": tokenizer,
+        "compute_metrics": evaluation.compute_metrics(find_task(student)),
+    }
 
 
 def has_no_weights(model: nn.Module) -> bool:
@@ -147,10 +196,11 @@ def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
     return teacher, find_task(teacher)
 
 
-def _load_teacher(recipe: recipes.Recipe) -> PreTrainedModel:
+def _load_teacher(recipe: recipes.Recipe, index: int | None = None) -> PreTrainedModel:
+    """The recipe's teacher, or one of its `also`."""
     dtype = recipe.teacher.dtype
-    source = recipe.model_path("teacher")
-    with _named("teacher.model", source):
+    source = recipe.model_path("teacher", index)
+    with _named("teacher.model" if index is None else f"teacher.also[{index}]", source):
         teacher = teachers.load(source, "auto" if dtype == "auto" else getattr(torch, dtype))
     task = find_task(teacher)
     if recipe.task is not None and task.per_example:

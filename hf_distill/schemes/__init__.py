@@ -7,8 +7,34 @@ None computes a loss, and none changes the trainer.
 """
 
 from hf_distill.schemes.adversarial import adversarial
+from hf_distill.schemes.augmented_self import augmented_self
+from hf_distill.schemes.be_your_own_teacher import be_your_own_teacher
 from hf_distill.schemes.born_again import born_again
+from hf_distill.schemes.chain import chain
 from hf_distill.schemes.data_free import data_free
+from hf_distill.schemes.early_exit import EarlyExit
+from hf_distill.schemes.hints import hints
+from hf_distill.schemes.iterated import iterated
+from hf_distill.schemes.mutual import mutual
+from hf_distill.schemes.online import online
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.progressive_self import progressive_self
+from hf_distill.schemes.two_stage import two_stage
 
-__all__ = ["Plan", "adversarial", "born_again", "data_free", "scheme"]
+__all__ = [
+    "EarlyExit",
+    "Plan",
+    "adversarial",
+    "augmented_self",
+    "be_your_own_teacher",
+    "born_again",
+    "chain",
+    "data_free",
+    "hints",
+    "iterated",
+    "mutual",
+    "online",
+    "progressive_self",
+    "scheme",
+    "two_stage",
+]

@@ -1,4 +1,4 @@
-"""Born-again networks: every generation is taught by the one before it."""
+"""Born-again networks: every generation is taught by the one before it (Furlanello et al. 2018, arXiv:1805.04770)."""
 
 from transformers import PreTrainedModel
 
@@ -15,7 +15,12 @@ def born_again(plan: Plan, generations: int = 3) -> PreTrainedModel:
 
     Returns:
         The last generation.
+
+    Raises:
+        ValueError: fewer than one generation.
     """
+    if generations < 1:
+        raise ValueError(f"born_again: generations is {generations}; it must be at least 1.")
     teacher = plan.teacher
     for number in range(1, generations + 1):
         teacher = plan.stage(f"generation_{number}", plan.fresh(), teacher)

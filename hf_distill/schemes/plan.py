@@ -53,8 +53,7 @@ class Plan:
         watch: called with each trainer before it trains, to add callbacks for example.
         trainer_class: `DistillationTrainer` or a subclass.
         trainer_kwargs: the trainer's others (train_dataset, eval_dataset, processing_class, data_collator,
-            compute_metrics, optimizer_cls_and_kwargs, ...). Without train_dataset only schemes run that make their
-            own data.
+            compute_metrics, optimizer_cls_and_kwargs, ...); no train_dataset where the scheme makes its own.
 
     Attributes:
         folder: `args.output_dir`.
@@ -81,10 +80,8 @@ class Plan:
     ) -> None:
         for name in ("optimizers", "model_init"):
             if trainer_kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name} is for one training, and a scheme has several. Pass student= as a function"
-                    " that makes one, and optimizer_cls_and_kwargs= for another optimizer."
-                )
+                cure = "Pass student= as a function that makes one, or optimizer_cls_and_kwargs=."
+                raise ValueError(f"{name} is for one training, and a scheme has several. {cure}")
         self.args: DistillationConfig = take_over(args)
         self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
         self.losses = losses
@@ -120,16 +117,9 @@ class Plan:
 
     @property
     def train_dataset(self) -> Any:
-        """What every stage trains on unless it is told otherwise.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """What every stage trains on unless it is told otherwise; a ValueError where there is none."""
         if self.trainer_kwargs.get("train_dataset") is None:
-            raise ValueError(
-                f"{self._running or 'this scheme'} needs texts to train on. Pass train_dataset= to the Plan, or take "
-                "the scheme data_free, which makes its own."
-            )
+            raise ValueError(f"{self._running} needs texts: pass train_dataset= to the Plan, or take data_free.")
         return self.trainer_kwargs["train_dataset"]
 
     @property
@@ -146,6 +136,7 @@ class Plan:
         *,
         share: float = 1.0,
         args: Mapping[str, Any] | None = None,
+        keep_objective: bool = False,
         **trainer_kwargs: Any,
     ) -> PreTrainedModel:
         """Trains a student in a folder of its own, or loads it if that was done.
@@ -158,6 +149,7 @@ class Plan:
                 where nobody teaches).
             share: of the plan's epochs or steps.
             args: fields of the configuration that differ from the plan's.
+            keep_objective: whether what the losses have trained is left in the stage's folder, beside its student.
             trainer_kwargs: instead of the plan's.
 
         Returns:
@@ -173,13 +165,13 @@ class Plan:
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses
         with self._folder_of(name) as folder:
-            own = {"train_dataset": self.train_dataset} if trainer_kwargs.get("train_dataset") is None else {}
-            kwargs = {**self.trainer_kwargs, **trainer_kwargs, **own}
+            inputs = {} if "train_dataset" in trainer_kwargs else {"train_dataset": self.train_dataset}
+            kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, self._called(teacher))
             if not self._rehearsing:
-                facts = self._found(folder, facts, student) or self._train(folder, facts, trainer)
+                facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
         attachment.release(student)
         self.stages.append(facts)
@@ -199,21 +191,37 @@ class Plan:
         if not (self.resume and folder.is_dir()):
             with self.args.main_process_first(desc=name):
                 if self.args.process_index == 0:
-                    self._write(make(), folder)
+                    beside = folder.with_name(f".{name}.unfinished")
+                    for left in (folder, beside):
+                        shutil.rmtree(left, ignore_errors=True)
+                    make().save_to_disk(beside)
+                    beside.rename(folder)
         return load_from_disk(str(folder))
+
+    def keep(self, name: str, model: PreTrainedModel) -> None:
+        """Saves a model that is not the scheme's result, in a folder of its own, as the result is saved.
+
+        Args:
+            name: of the folder, inside `args.output_dir`.
+            model: in whatever mode; it is left in eval mode.
+        """
+        model.eval()
+        if not self._rehearsing and self.args.process_index == 0:
+            self._save(model, self.folder / name)
 
     # How a scheme runs
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a scheme is under way, of which another one would be a part."""
+        return self._running is not None
+
     @contextmanager
-    def running(self, name: str, knobs: Mapping[str, Any]) -> Iterator[bool]:
-        """Around a scheme; gives whether it is the outermost one, which is rehearsed and finished."""
-        if self._running is not None:
-            yield False
-            return
-        self._running = name
-        self.scheme = stages.call(name, knobs)
+    def running(self, name: str, knobs: Mapping[str, Any]) -> Iterator[None]:
+        """Around a scheme."""
+        self._running, self.scheme = name, stages.call(name, knobs)
         try:
-            yield True
+            yield
         finally:
             self._running = None
 
@@ -234,9 +242,7 @@ class Plan:
         """
         if self.args.process_index:
             return student
-        student.save_pretrained(self.folder)
-        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
-            tokenizer.save_pretrained(self.folder)
+        self._save(student, self.folder)
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
@@ -246,6 +252,11 @@ class Plan:
             url = Publication(self.args).push(str(self.folder))
             self.console.print(f"on the Hub: {url}", highlight=False, markup=False, soft_wrap=True)
         return student
+
+    def _save(self, model: PreTrainedModel, folder: Path) -> None:
+        model.save_pretrained(folder)
+        if (tokenizer := self.trainer_kwargs.get("processing_class")) is not None:
+            tokenizer.save_pretrained(folder)
 
     # One stage
 
@@ -288,14 +299,17 @@ class Plan:
         losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
         return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
 
-    def _found(self, folder: Path, wanted: StageFacts, student: nn.Module) -> StageFacts | None:
-        """A stage that is finished, and the student as it was then; None where there is something to do."""
+    def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
+        """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
             return None
         stages.check_same(facts, wanted, folder)
         if not facts.finished:
             return None
         self._say(f"{wanted.name}: finished before")
+        if state := attachment.teacher_state(folder):
+            trainer.teacher.load_state(state)
+        student = trainer.model
         with attachment.detached(student):
             if isinstance(student, PreTrainedModel):
                 attachment.reload(student, str(folder))
@@ -303,7 +317,9 @@ class Plan:
                 student.load_adapter(str(folder), student.active_adapter)  # type: ignore[operator]
         return facts
 
-    def _train(self, folder: Path, facts: StageFacts, trainer: DistillationTrainer) -> StageFacts:
+    def _train(
+        self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
+    ) -> StageFacts:
         self._say(
             f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
         )
@@ -314,6 +330,8 @@ class Plan:
             self.watch(trainer)
         checkpoint = checkpoints.newest(folder) if self.resume else None
         trainer.train(resume_from_checkpoint=checkpoint)
+        if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
+            attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
         found = trainer.evaluate() if trainer.eval_dataset is not None else {}
         terms = {f"eval_{name}" for name in trainer.objective.losses}
@@ -324,6 +342,8 @@ class Plan:
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
                         seconds=None if checkpoint else seconds)  # fmt: skip
+        if main and keep_objective:
+            attachment.save_beside(trainer.objective.state_dict(), {}, folder)
         if main:
             stages.write(facts, folder / STAGE_FILE)
         trainer.accelerator.wait_for_everyone()
@@ -345,7 +365,7 @@ class Plan:
         if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
             inner = [self._called(teacher.model)]
         if isinstance(teacher, Teacher):
-            plain = isinstance(teacher, ModelTeacher) and inner
+            plain = type(teacher) is ModelTeacher and inner
             return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
         model = anatomy.unwrap(teacher)
         return Path(model.name_or_path).name or type(model).__name__
@@ -354,19 +374,26 @@ class Plan:
 def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
     """Makes a scheme of a function that takes a `Plan` and its own knobs and returns the student.
 
-    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one.
+    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one. `rehearse`,
+    an attribute of it, takes the same arguments and raises what would be refused.
     """
+
+    def named(plan: Plan, *args: Any, **knobs: Any) -> dict[str, Any]:
+        given = inspect.signature(function).bind(plan, *args, **knobs)
+        given.apply_defaults()
+        return {name: value for name, value in given.arguments.items() if name != "plan"}
+
+    def rehearse(plan: Plan, *args: Any, **knobs: Any) -> None:
+        with plan.running(function.__name__, named(plan, *args, **knobs)), plan.rehearsal():
+            function(plan, *args, **knobs)
 
     @wraps(function)
     def run(plan: Plan, *args: Any, **knobs: Any) -> PreTrainedModel:
-        given = inspect.signature(function).bind(plan, *args, **knobs)
-        given.apply_defaults()
-        of_its_own = {name: value for name, value in given.arguments.items() if name != "plan"}
-        with plan.running(function.__name__, of_its_own) as outermost:
-            if not outermost:
-                return function(plan, *args, **knobs)
-            with plan.rehearsal():
-                function(plan, *args, **knobs)
+        if plan.is_running:
+            return function(plan, *args, **knobs)
+        rehearse(plan, *args, **knobs)
+        with plan.running(function.__name__, named(plan, *args, **knobs)):
             return plan.finish(function(plan, *args, **knobs))
 
+    run.is_scheme, run.rehearse = True, rehearse  # type: ignore[attr-defined]
     return run

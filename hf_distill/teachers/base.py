@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from hf_distill.batch import Batch
 from hf_distill.signals import ModelShape, Signal, Signals
@@ -63,6 +64,16 @@ class Teacher(ABC):
         Raises:
             ValueError: the message names what was found and the call that cures it.
         """
+
+    def begin(self, args: TrainingArguments, steps: int) -> None:
+        """Called before the first step of every training, for teachers that are trained beside the student.
+
+        Args:
+            args: the settings of the training.
+            steps: optimizer steps of the whole training, those before a resume included.
+        """
+        for member in self.members:
+            member.begin(args, steps)
 
     @abstractmethod
     def observe(self, batch: Batch) -> Signals:

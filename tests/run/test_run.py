@@ -321,3 +321,37 @@ def test_fine_tune_learns_the_labels_and_no_teacher_is_asked(folder):
     assert not same(before, weights(trainer.model))
     assert list(trainer.objective.losses) == ["task_loss"]
     assert "eval_mean_average_precision" in trainer.state.log_history[-2]
+
+
+# ---- schemes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scheme_takes_the_place_of_the_one_training(folder):
+    changes = ["scheme={name: born_again, generations: 2}", "baseline=true", "losses=null"]
+    result, printed = train(*changes)
+    assert [fact.name for fact in result.facts] == ["teacher", "student alone", "distilled student"]
+    for part in ("generation_1", "generation_2"):
+        assert (folder / "out" / part / "model.safetensors").exists()
+    last = AutoModelForSequenceClassification.from_pretrained("out/generation_2")
+    assert same(weights(AutoModelForSequenceClassification.from_pretrained("out")), weights(last))
+    card = Path("out/README.md").read_text()
+    assert "| generation_2 | generation_1 |" in card
+    assert "`born_again(generations=2)`" in card
+    assert "| distilled student |" in card
+    assert recipe.load("out/recipe.yaml").scheme.arguments == {"generations": 2}
+    assert "generation_1" in printed
+    again, printed = train(*changes, resume=True)
+    assert "generation_2: finished before" in printed
+    assert again.facts[2].metrics == result.facts[2].metrics
+
+
+def test_further_models_without_a_kind_are_refused(folder):
+    with pytest.raises(ValueError, match=r"teacher.also names further models, and teacher.kind does not say"):
+        train("teacher.also=[teacher]")
+
+
+def test_what_a_later_stage_refuses_is_refused_before_the_baseline_trains(folder, monkeypatch):
+    monkeypatch.setattr(run, "_run", lambda *_: pytest.fail("something trained"))
+    for carry_out in (train, lambda *changes: run.check(recipe.load("recipe.yaml", changes))):
+        with pytest.raises(ValueError, match="HiddenMSE: teacher layer 2 does not exist"):  # of the first generation
+            carry_out("scheme={name: born_again, generations: 2}", "baseline=true")

@@ -146,8 +146,5 @@ def test_what_cannot_work_is_refused_and_nothing_is_left_behind(tmp_path):
 
 
 def test_a_scheme_that_needs_texts_says_so_where_there_are_none(tmp_path):
-    message = (
-        "born_again needs texts to train on. Pass train_dataset= to the Plan, or take the scheme data_free, which "
-    )
-    with refused(message + "makes its own."):
+    with refused("born_again needs texts: pass train_dataset= to the Plan, or take data_free."):
         schemes.born_again(plan(tmp_path))

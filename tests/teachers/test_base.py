@@ -5,7 +5,7 @@ import torch
 from models import LABELS
 from runs import classifier, distillation, exactly, rows, same, weights
 
-from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
+from hf_distill.losses import HiddenMSE, LogitMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS
 from hf_distill.teachers import Teacher
 
@@ -63,6 +63,22 @@ def test_step_comes_once_an_optimizer_step(tmp_path, accumulated):
     assert teacher.steps == trainer.state.global_step == 8 // accumulated
 
 
+def test_it_is_told_the_settings_before_the_first_step(tmp_path):
+    class Told(Rules):
+        def begin(self, args, steps):
+            self.told = (args.learning_rate, steps, self.seen == [])
+
+    class Around(Rules):
+        def __init__(self):
+            super().__init__()
+            self.members = (Told(),)
+
+    teacher = Around()
+    settings = {"max_steps": -1, "num_train_epochs": 2, "learning_rate": 0.5}
+    distillation(tmp_path, classifier(), teacher, None, hinted(), **settings).train()
+    assert teacher.members[0].told == (0.5, 8, True)
+
+
 def test_a_teacher_that_changes_is_heard(tmp_path):
     class Ageing(Rules):
         def observe(self, batch):
@@ -111,3 +127,57 @@ def test_a_student_that_is_made_anew_is_shown_to_it(tmp_path):
     assert len(made) == len(teacher.prepared) == 2
     assert trainer.model is made[-1]
     assert not same(weights(trainer.model), weights(classifier(seed=3)))
+
+
+class Counting(Teacher):
+    """Answers zeros, and in `respond` how often the student has spoken; remembers that in checkpoints."""
+
+    def __init__(self):
+        self.seen = torch.zeros(1)
+        self.evaluated = 0
+
+    def observe(self, batch):
+        return {LOGITS: torch.zeros(batch.rows, LABELS)}
+
+    def respond(self, batch, student):
+        if not torch.is_grad_enabled():
+            self.evaluated += 1
+            return {}
+        self.seen += 1
+        return {LOGITS: self.seen + torch.arange(LABELS) + 0 * student[LOGITS].detach()}
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load_state(self, state):
+        self.seen = state["seen"]
+
+
+def test_a_teacher_may_answer_once_the_student_has_spoken(tmp_path):
+    teacher = Counting()
+    trainer = distillation(tmp_path / "a", classifier(), teacher, [LogitMSE()], eval_dataset=rows(8))
+    trainer.train()
+    trainer.evaluate()
+    assert teacher.seen == 3
+    assert teacher.evaluated == 2
+    plain = distillation(tmp_path / "b", classifier(), Constant(), [LogitMSE()])
+    plain.train()
+    assert not same(weights(trainer.model), weights(plain.model))
+
+
+class Constant(Teacher):
+    def observe(self, batch):
+        return {LOGITS: torch.zeros(batch.rows, LABELS)}
+
+
+def test_what_a_teacher_learned_is_in_the_checkpoint(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = distillation(tmp_path / "whole", classifier(), Counting(), [LogitMSE()], **saving)
+    whole.train()
+    resumed = distillation(tmp_path / "whole", classifier(), Counting(), [LogitMSE()], **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert resumed.teacher.seen == 4
+    assert same(weights(whole.model), weights(resumed.model))
+    forgetful = distillation(tmp_path / "whole", classifier(), Constant(), [LogitMSE()], **saving)
+    with pytest.raises(ValueError, match=r"the checkpoint holds what a teacher learned \(seen\), and Constant keeps"):
+        forgetful.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))

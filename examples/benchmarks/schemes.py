@@ -1,0 +1,299 @@
+"""Every scheme against soft targets alone: same student, same steps of it, which ones help, and what they cost.
+
+    python examples/benchmarks/schemes.py                          # all schemes, three seeds
+    python examples/benchmarks/schemes.py --seeds 0 --runs born_again mutual
+    python examples/benchmarks/schemes.py --seeds                  # only the tables, from the runs that are there
+
+150 intents of short queries (CLINC150). Teachers of 6 blocks are fine-tuned once, on all 15,000 queries; students are
+two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. `unlabelled` has further
+4,000 without labels. `same` says what stays equal: every student that is measured takes as many optimizer steps as with
+soft targets alone; what a scheme needs beside that (assistants, generations, peers, samples) is in its time. Time is
+the processor's, over that of soft targets. A run that is finished is not made again.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, DatasetDict, disable_progress_bars
+from measuring import draw_bars, show
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    ProgressCallback,
+    set_seed,
+)
+
+from hf_distill import DistillationConfig, DistillationTrainer, losses, schemes, students, teachers
+from hf_distill.metrics import for_task
+from hf_distill.tasks import PROBLEM_TYPES, Task
+
+HERE = Path(__file__).resolve().parents[2]
+REFERENCE = "soft targets"
+BLOCKS = [1, 4]  # of the encoder's six, which a student is made of
+
+
+class Setting:
+    """Data, teachers and students of one seed.
+
+    Args:
+        arguments: of the command line.
+        seed: chooses the rows and starts the students.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
+        disable_progress_bars()
+        self.seed, self.arguments = seed, arguments
+        self.tokenizer = AutoTokenizer.from_pretrained(arguments.encoder)
+        self.rows, self.names = read(arguments.data, self.tokenizer)
+        drawn = self.rows["train"].shuffle(seed=seed)
+        self.train = drawn.select(range(arguments.rows))
+        rest = drawn.select(range(arguments.rows, min(2 * arguments.rows, len(drawn))))
+        self.unlabelled = rest.remove_columns("labels")
+        self.validation = self.rows["validation"].select(range(min(arguments.evaluate, len(self.rows["validation"]))))
+        self.teachers = [self._teacher(number) for number in range(2)]
+
+    def _teacher(self, number: int) -> nn.Module:
+        folder = self.arguments.output / f"teacher_{number}"
+        if not (folder / "config.json").exists():
+            set_seed(number)
+            model = self._encoder()
+            epochs = {"num_train_epochs": self.arguments.teacher_epochs, "seed": number}
+            with tempfile.TemporaryDirectory() as scratch:
+                trainer = self.trainer(
+                    model,
+                    teachers.Nobody(),
+                    [losses.TaskLoss()],
+                    Path(scratch),
+                    train_dataset=self.rows["train"],
+                    **epochs,
+                )
+                trainer.train()
+            model.save_pretrained(folder)
+        return teachers.load(str(folder))
+
+    def _encoder(self) -> Any:
+        """The encoder before it was a teacher, with a fresh head."""
+        names = dict(enumerate(self.names))
+        return AutoModelForSequenceClassification.from_pretrained(
+            self.arguments.encoder,
+            id2label=names,
+            label2id={name: number for number, name in names.items()},
+            problem_type=PROBLEM_TYPES[Task.SINGLE_LABEL],
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+        )
+
+    def student(self) -> Any:
+        """A fresh student, always the same one of a seed."""
+        set_seed(self.seed)
+        return students.keep_layers(self._encoder(), BLOCKS)
+
+    def config(self, folder: Path, **more: Any) -> DistillationConfig:
+        """The settings of every training."""
+        settings = {
+            "per_device_train_batch_size": 32,
+            "per_device_eval_batch_size": 256,
+            "num_train_epochs": self.arguments.epochs,
+            "learning_rate": 5e-4,
+            "warmup_steps": 0.1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "seed": self.seed,
+        }
+        return DistillationConfig(str(folder), **{**settings, **more})
+
+    def trainer(
+        self, student: Any, teacher: Any, terms: Any, folder: Path, train_dataset: Any = None, **more: Any
+    ) -> Any:
+        """One training without a scheme."""
+        data = self.train if train_dataset is None else train_dataset
+        args = self.config(folder, **more)
+        made = DistillationTrainer(student, teacher, terms, args, train_dataset=data, processing_class=self.tokenizer)
+        quiet(made)
+        return made
+
+    def plan(self, folder: Path, teacher: Any, terms: Any = None, **more: Any) -> schemes.Plan:
+        """What a scheme works with."""
+        return schemes.Plan(
+            self.student, teacher, terms, self.config(folder), console=Console(file=StringIO()), watch=quiet,
+            **{
+                "train_dataset": self.train, "eval_dataset": self.validation, "processing_class": self.tokenizer,
+                "compute_metrics": compute_metrics, **more
+            }
+        )  # fmt: skip
+
+
+def read(folder: Path, tokenizer: Any) -> tuple[DatasetDict, list[str]]:
+    """The queries as token ids, and the names of the intents."""
+    found = json.loads((folder / "data_full.json").read_text(encoding="utf-8"))
+    names = sorted({name for _, name in found["train"]})
+
+    def encoded(pairs: list[list[str]]) -> Dataset:
+        columns = dict(tokenizer([text for text, _ in pairs], truncation=True, max_length=32))
+        return Dataset.from_dict({**columns, "labels": [names.index(name) for _, name in pairs]})
+
+    return DatasetDict(train=encoded(found["train"]), validation=encoded(found["val"])), names
+
+
+def quiet(trainer: Any) -> None:
+    """Without the Trainer's own lines."""
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+
+
+def compute_metrics(prediction: Any) -> dict[str, float]:
+    """Accuracy and macro F1."""
+    quality = for_task(Task.SINGLE_LABEL)
+    return quality.compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, rows: Dataset, tokenizer: Any) -> Tensor:
+    """What a model says of rows, (rows, labels)."""
+    collate, said = DataCollatorWithPadding(tokenizer), []
+    plain = rows.remove_columns([name for name in rows.column_names if name == "labels"])
+    for first in range(0, len(rows), 256):
+        part = plain.select(range(first, min(first + 256, len(rows))))
+        said.append(model.eval()(**collate(list(part))).logits)
+    return torch.cat(said)
+
+
+def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """How often the largest logit is right, and how surprised the model is by the labels, in nats."""
+    right = (logits.argmax(-1) == labels).float().mean()
+    return {"accuracy": right.item(), "surprise": F.cross_entropy(logits, labels).item()}
+
+
+# ---- the runs ------------------------------------------------------------------------------------------------------
+
+
+def alone(setting: Setting, folder: Path, teacher: Any, terms: Any = None) -> nn.Module:
+    """One training of the student."""
+    student = setting.student()
+    setting.trainer(student, teacher, terms, folder).train()
+    return student
+
+
+def by_labels(setting: Setting, folder: Path) -> nn.Module:
+    return alone(setting, folder, teachers.Nobody(), [losses.TaskLoss()])
+
+
+def by_soft_targets(setting: Setting, folder: Path) -> nn.Module:
+    return alone(setting, folder, setting.teachers[0])
+
+
+def scheme(name: str, taught: bool = True, **knobs: Any) -> Callable[[Setting, Path], nn.Module]:
+    """A scheme with the losses that a plan has by default."""
+
+    def carried_out(setting: Setting, folder: Path) -> nn.Module:
+        plan = setting.plan(folder, setting.teachers[0] if taught else None)
+        return getattr(schemes, name)(plan, **knobs)
+
+    return carried_out
+
+
+RUNS: dict[str, Callable[[Setting, Path], nn.Module]] = {
+    "labels alone": by_labels,
+    REFERENCE: by_soft_targets,
+    "born_again": scheme("born_again", generations=3),
+}
+
+
+def run(name: str, setting: Setting) -> dict[str, Any]:
+    """Trains one student; says how good it is, what it took, and what its stages were."""
+    with tempfile.TemporaryDirectory() as scratch:
+        start = time.process_time()
+        student = RUNS[name](setting, Path(scratch))
+        seconds = time.process_time() - start
+        stages = Path(scratch) / "stages.json"
+        made = json.loads(stages.read_text())["stages"] if stages.exists() else []
+    said = logits_of(student, setting.validation, setting.tokenizer)
+    found = figures(said, torch.tensor(setting.validation["labels"][:]))
+    return {**found, "seconds": seconds, "stages": {each["name"]: each["metrics"] for each in made}}
+
+
+# ---- the tables ----------------------------------------------------------------------------------------------------
+
+
+def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
+    """Quality and cost of every run, paired with soft targets by seed."""
+    by_run: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, measured in found.items():
+        name, seed = key.rsplit("|", 1)
+        by_run.setdefault(name, {})[seed] = measured
+    reference = by_run.get(REFERENCE, {})
+    lines, bars = [], {}
+    for name in [each for each in RUNS if each in by_run]:
+        runs = by_run[name]
+        seeds = [seed for seed in runs if seed in reference]
+        gained = [100 * (runs[seed]["accuracy"] - reference[seed]["accuracy"]) for seed in seeds]
+        times = [runs[seed]["seconds"] / reference[seed]["seconds"] for seed in seeds]
+        cells = [mean([100 * each["accuracy"] for each in runs.values()], 1), mean(gained, 1, sign=True)]
+        cells += [mean([each["surprise"] for each in runs.values()], 3), mean(times, 1)]
+        lines.append([name, *cells])
+        if gained:
+            bars[name] = (statistics.mean(gained), (max(gained) - min(gained)) / 2)
+    header = ["run", "accuracy, %", "over soft targets, points", "surprise, nats", "time over soft targets"]
+    show(header, lines, "mean ± half the range over the seeds")
+    print(draw_bars(picture, {"accuracy over soft targets, points": bars}, line=0.0))
+
+
+def mean(values: list[float], digits: int, sign: bool = False) -> str:
+    """The mean, and half the range; empty where there is nothing."""
+    if not values:
+        return "-"
+    plus = "+" if sign else ""
+    half = (max(values) - min(values)) / 2
+    middle = f"{statistics.mean(values):{plus}.{digits}f}"
+    return f"{middle} ± {half:.{digits}f}" if len(values) > 1 else middle
+
+
+def main() -> None:
+    shared = HERE.parent / "shared"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=shared / "data" / "clinc150")
+    parser.add_argument("--encoder", type=Path, default=shared / "models" / "goemotions_teacher")
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--evaluate", type=int, default=3000, help="rows of the validation split")
+    parser.add_argument("--epochs", type=float, default=3, help="of each student")
+    parser.add_argument("--teacher-epochs", type=float, default=2)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--output", type=Path, default=Path("out/schemes"))
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        file = arguments.output / f"seed{seed}.json"
+        found = json.loads(file.read_text()) if file.exists() else {}
+        setting = Setting(arguments, seed)
+        for name in arguments.runs:
+            if f"{name}|{seed}" not in found:
+                found[f"{name}|{seed}"] = measured = run(name, setting)
+                file.write_text(json.dumps(found, indent=1))
+                print(
+                    f"seed {seed}: {name}: accuracy {measured['accuracy']:.4f}, {measured['seconds']:.0f} s",
+                    flush=True,
+                )
+    found = {}
+    for file in sorted(arguments.output.glob("seed*.json")):
+        found |= json.loads(file.read_text())
+    tables(found, arguments.output / "schemes.png")
+
+
+if __name__ == "__main__":
+    main()

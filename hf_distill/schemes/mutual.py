@@ -1,0 +1,69 @@
+"""Deep mutual learning: several students teach one another while they learn."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+from hf_distill import anatomy
+from hf_distill.losses import SoftTargets, TaskLoss
+from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.teachers import PeerTeacher
+
+Start = Literal["head", "random", "given"]
+
+
+@scheme
+def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start = "head") -> PreTrainedModel:
+    """Trains several students at once, from the same batches; each learns from the labels and from all the others.
+
+    Each has an optimizer of its own. They must differ at the start, or they have nothing to tell one another: each but
+    the first is made under another seed, and begins as `start` says.
+
+    Args:
+        plan: its teacher is not asked; its losses are those of every student, if it has some: soft targets among them
+            must have this `temperature`. Without, they are the labels and soft targets, each with weight 1.
+        students: how many.
+        temperature: of the soft targets.
+        start: where the others begin: as the student, but with a new ``"head"``, which suits pretrained weights; with
+            all weights ``"random"``, as in the paper; or as ``"given"``, where the plan makes its students by a
+            function that gives another one each time.
+
+    Returns:
+        The first, which is the plan's student as it is. The others are saved beside it, in `peer_2`, `peer_3`, ...
+        None is chosen by the evaluation, so that its figures are not of the luckiest.
+
+    Raises:
+        ValueError: fewer than two students, or a `start` that is not known or that the student has not.
+
+    Reference: Zhang, Xiang, Hospedales, Lu 2018, Deep Mutual Learning, arXiv:1706.00384.
+    Differs from the paper: see `teachers.PeerTeacher`.
+    """
+    if students < 2:
+        raise ValueError(f"mutual: students={students}; there must be at least 2 to teach one another.")
+    if start not in get_args(Start):
+        raise ValueError(f'mutual: start={start!r} is not known; use "head", "random" or "given".')
+    losses = plan.losses or [TaskLoss(), SoftTargets(temperature=temperature)]
+    first = plan.fresh()
+    peers = [_another(plan, number, start) for number in range(2, students + 1)]
+    student = plan.stage("student", first, PeerTeacher(peers, losses, temperature=temperature), losses)
+    for number, peer in enumerate(peers, start=2):
+        plan.keep(f"peer_{number}", peer)
+    return student
+
+
+def _another(plan: Plan, number: int, start: Start) -> PreTrainedModel:
+    """A student that begins elsewhere, the same again if it is made again."""
+    set_seed(plan.args.seed + number)
+    peer = plan.fresh()
+    if start == "random":
+        return type(peer)(peer.config).to(peer.dtype)
+    if start == "head":
+        head = anatomy.find_head(peer)
+        spread = getattr(peer.config, "initializer_range", 0.02)
+        with torch.no_grad():
+            nn.init.normal_(head.weight, std=spread)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
+    return peer

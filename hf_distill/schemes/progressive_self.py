@@ -1,0 +1,57 @@
+"""Progressive self-distillation: the student is taught by what it said of each example in the epoch before."""
+
+from math import ceil
+
+from transformers import PreTrainedModel
+
+from hf_distill.losses import SoftTargets, TaskLoss, stairs
+from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.teachers import PastSelf
+
+
+@scheme
+def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
+    """Trains one student on targets that are softened, epoch by epoch, with its own predictions of the epoch before.
+
+    In epoch e = 0, 1, ... of E the labels weigh 1 - a and the past predictions a = last_weight (e + 1) / E, both at
+    temperature 1: the cross entropy with that mixture, but for the entropy of the past predictions, which no weight
+    moves. In the first epoch there are none, and the label stands for both. With `max_steps` the epochs are counted
+    from the rows of the data.
+
+    Args:
+        plan: its teacher is not asked; it may be where the student was copied from.
+        last_weight: of the past predictions in the last epoch, 0 to 1.
+
+    Returns:
+        The student.
+
+    Raises:
+        ValueError: `last_weight` is no share, the plan has losses, or it has `max_steps` and data of unknown length.
+
+    Reference: Kim, Ji, Yoon, Hwang 2021, Self-Knowledge Distillation with Progressive Refinement of Targets (PS-KD),
+    arXiv:2006.12000.
+    Differs from the paper: see `teachers.PastSelf`.
+    """
+    if not 0 <= last_weight <= 1:
+        raise ValueError(f"progressive_self: last_weight={last_weight} is no share; it must be 0 to 1.")
+    if plan.losses is not None:
+        raise ValueError(
+            "progressive_self makes its losses itself, with weights that change by the epoch. Leave losses out."
+        )
+    epochs = _epochs(plan)
+    losses = [
+        TaskLoss(weight=stairs(1.0, 1.0 - last_weight, epochs)),
+        SoftTargets(temperature=1.0, weight=stairs(0.0, last_weight, epochs)),
+    ]
+    return plan.stage("student", plan.fresh(), PastSelf(), losses)
+
+
+def _epochs(plan: Plan) -> int:
+    """How often the student sees the data; a part of an epoch is one."""
+    args = plan.args
+    if args.max_steps <= 0:
+        return max(1, ceil(args.num_train_epochs))
+    if not hasattr(plan.train_dataset, "__len__"):
+        raise ValueError("progressive_self: how many epochs max_steps are is not known of this data. Pass a Dataset.")
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return ceil(args.max_steps / ceil(len(plan.train_dataset) / rows))

@@ -1,0 +1,80 @@
+"""Schemes and kinds of teachers in a recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_distill import schemes, teachers
+from hf_distill.recipe import RecipeError, arranged, build_scheme, build_teacher_kind, dump, load, parse
+
+TEXT = """\
+task: multi_label
+teacher: {model: teacher}
+student: {from: teacher, layers: [0, 2]}
+dataset: {path: data.tsv}
+scheme: {name: born_again, generations: 2}
+"""
+
+
+def test_a_scheme_is_found_with_its_knobs() -> None:
+    assert build_scheme(parse(TEXT)) == (schemes.born_again, {"generations": 2})
+    assert build_scheme(parse(TEXT.replace("scheme: {name: born_again, generations: 2}\n", ""))) is None
+
+
+def test_every_scheme_and_every_kind_of_the_package_can_be_named() -> None:
+    named = {name for name in schemes.__all__ if name not in ("Plan", "scheme") and name[0].islower()}
+    assert arranged.schemes().keys() == named
+    kinds = arranged.teacher_kinds()
+    assert not kinds.keys() & {"Teacher", "CachedTeacher", "ModelTeacher", "Nobody", "CallableTeacher"}
+    assert all(arranged.made_of(kind) in arranged.MADE_OF for kind in kinds.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scheme.name=born_agian", "scheme: there is no 'born_agian'; did you mean 'born_again'?"),
+        ("scheme.generation=3", "unknown key 'generation' in scheme (born_again); did you mean 'generations'?"),
+        ("scheme.generations=many", "scheme.generations: expected a whole number, found 'many'"),
+        ("scheme.plan=3", "unknown key 'plan' in scheme (born_again)"),
+        ("scheme={generations: 3}", "'name' is missing in scheme"),
+        ("teacher.kind={name: NoSuchTeacher}", "teacher.kind: there is no 'NoSuchTeacher'"),
+    ],
+)
+def test_each_refusal_names_its_place(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        parse(TEXT, [override])
+    assert message in str(refused.value)
+
+
+class Louder(teachers.ModelTeacher):
+    def __init__(self, teacher: object, by: float = 2.0) -> None:
+        self.teacher, self.by = teacher, by
+
+
+def test_a_kind_of_teacher_is_found_with_its_knobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teachers, "Louder", Louder, raising=False)
+    recipe = parse(TEXT, ["teacher.kind={name: Louder, by: 3}"])
+    kind, of = build_teacher_kind(recipe)  # type: ignore[misc]
+    assert of == "teacher"
+    assert (kind("somebody").teacher, kind("somebody").by) == ("somebody", 3)
+    assert build_teacher_kind(parse(TEXT)) is None
+
+
+def test_dump_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teachers, "Louder", Louder, raising=False)
+    changes = ["teacher.kind={name: Louder, by: 3}", "teacher.also=[/home/somebody/second, other/hub]"]
+    text = dump(parse(TEXT, changes))
+    assert "somebody" not in text
+    again = parse(text)
+    assert again.teacher.also == ["second", "other/hub"]
+    assert again.scheme.arguments == {"generations": 2}  # type: ignore[union-attr]
+
+
+def test_further_models_are_looked_for_like_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "r.yaml").write_text(TEXT)
+    recipe = load("r.yaml", ["teacher.also=[second, ./gone]"])
+    assert recipe.model_path("teacher", 0) == "second"
+    with pytest.raises(RecipeError, match=r"teacher.also\[1\]: nothing at './gone'"):
+        recipe.model_path("teacher", 1)

@@ -1,0 +1,60 @@
+"""Stages as JSON, as tables, and what is refused to go on with."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hf_distill.report import stages
+from hf_distill.report.stages import StageFacts
+
+FIRST = StageFacts("first", "teacher", "Bert", ["TaskLoss()"], {"seed": 0}, True, 1200, 61.2, {"macro_f1": 0.51234})
+SECOND = StageFacts("second", None, "Bert", ["TaskLoss()"], {"seed": 0}, True, 3, None, {"accuracy": 0.25})
+
+
+def test_a_scheme_as_it_was_called() -> None:
+    knobs = {"sizes": [4, 2], "share": 0.5, "model": object(), "kind": "a"}
+    assert stages.call("chain", knobs) == "chain(sizes=[4, 2], share=0.5, kind='a')"
+
+
+def test_a_stage_goes_to_disk_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "stage.json"
+    stages.write(FIRST, file)
+    assert stages.read(file) == FIRST
+    assert [path.name for path in file.parent.iterdir()] == ["stage.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "a", "other": 1}'])
+def test_what_is_no_stage_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stage.json").write_text(text)
+    assert stages.read(tmp_path / "stage.json") is None
+    assert stages.read(tmp_path / "gone.json") is None
+
+
+def test_all_of_them_in_one_file(tmp_path: Path) -> None:
+    stages.save([FIRST, SECOND], "chain()", tmp_path / "stages.json")
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert (found["version"], found["scheme"]) == (1, "chain()")
+    assert [StageFacts(**each) for each in found["stages"]] == [FIRST, SECOND]
+
+
+def test_only_what_a_stage_is_must_be_the_same() -> None:
+    stages.check_same(FIRST, dataclasses.replace(FIRST, finished=False, steps=None, metrics={}), Path("out/first"))
+    stages.check_same(FIRST, dataclasses.replace(FIRST, settings={"seed": 0}), Path("out/first"))
+    for field, value in (("teacher", "other"), ("student", "x"), ("losses", []), ("settings", {"seed": 1})):
+        with pytest.raises(ValueError, match=f"out/first was begun with {field} .* and now it is"):
+            stages.check_same(FIRST, dataclasses.replace(FIRST, **{field: value}), Path("out/first"))
+
+
+def test_tables() -> None:
+    assert stages.markdown([FIRST, SECOND]).splitlines() == [
+        "| stage | teacher | student | steps | seconds | macro f1 | accuracy |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| first | teacher | Bert | 1,200 | 61 | 0.5123 | - |",
+        "| second | nobody | Bert | 3 | - | - | 0.2500 |",
+    ]
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(stages.table([FIRST, SECOND]))
+    assert "second  nobody" in " ".join(console.export_text().split("   "))

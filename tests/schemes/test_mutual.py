@@ -1,0 +1,84 @@
+"""Students that teach one another: where they begin, what is saved, and that a resumed scheme finds all of them."""
+
+import re
+
+import pytest
+import torch
+from runs import classifier, rows, same, weights
+from transformers import AutoModelForSequenceClassification
+
+from hf_distill import schemes
+from hf_distill.losses import SoftTargets, TaskLoss
+from hf_distill.teachers import PeerTeacher
+
+from .arranged import SAVING, check_resumed, planned
+
+
+def saved(folder):
+    return weights(AutoModelForSequenceClassification.from_pretrained(folder))
+
+
+def test_it_is_a_student_with_peers(tmp_path):
+    """What the scheme does, by hand."""
+    student = schemes.mutual(planned(tmp_path / "scheme", classifier(seed=1)), 3, start="head")
+    peers = [classifier(seed=1) for _ in range(2)]
+    for number, peer in enumerate(peers, start=2):
+        torch.manual_seed(42 + number)  # 42 is the seed of the settings
+        peer.classifier.weight.data.normal_(std=0.02)
+        peer.classifier.bias.data.zero_()
+    losses = [TaskLoss(), SoftTargets(temperature=1.0)]
+    expected = planned(tmp_path / "by_hand", classifier()).stage("x", classifier(seed=1), PeerTeacher(peers), losses)
+    assert same(weights(student), weights(expected))
+    for number, peer in enumerate(peers, start=2):
+        assert same(saved(tmp_path / "scheme" / f"peer_{number}"), weights(peer))
+    assert same(saved(tmp_path / "scheme"), weights(student))
+    assert not same(weights(peers[0]), weights(peers[1]))
+
+
+@pytest.mark.parametrize("start", ["random", "head", "given"])
+def test_where_the_others_begin(tmp_path, start, monkeypatch):
+    started = []
+    init = PeerTeacher.__init__
+
+    def noted(self, peers, *args, **kwargs):
+        started.append([weights(peer) for peer in peers])
+        init(self, peers, *args, **kwargs)
+
+    monkeypatch.setattr(PeerTeacher, "__init__", noted)
+    schemes.mutual(planned(tmp_path, classifier(seed=1)), start=start)
+    rehearsed, [peer] = started
+    assert same(rehearsed[0], peer)
+    given = weights(classifier(seed=1))
+    differ = {name for name in given if not torch.equal(peer[name], given[name])}
+    assert ("classifier.weight" in differ) == (start != "given")
+    assert any("query.weight" in name for name in differ) == (start == "random")
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_it_is_resumed_with_its_peers(tmp_path, after):
+    """Also where only the end of the scheme was not reached: the stage is finished, the peers are not saved."""
+
+    def run(folder, **settings):
+        return schemes.mutual(planned(folder, classifier(seed=1), **{"max_steps": 4, **settings}))
+
+    check_resumed(tmp_path, run, after)
+    assert same(saved(tmp_path / "cut" / "peer_2"), saved(tmp_path / "whole" / "peer_2"))
+    before = saved(tmp_path / "whole" / "peer_2")
+    (tmp_path / "whole" / "peer_2" / "model.safetensors").unlink()
+    run(tmp_path / "whole", resume=True, **SAVING)
+    assert same(saved(tmp_path / "whole" / "peer_2"), before)
+
+
+def test_it_is_evaluated_and_told(tmp_path):
+    plan = planned(tmp_path, classifier(), eval_dataset=rows(8))
+    schemes.mutual(plan)
+    [stage] = plan.stages
+    assert stage.teacher.startswith("PeerTeacher(")
+    assert "agreement" in stage.metrics
+
+
+def test_what_cannot_work_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("mutual: students=1; there must be at least 2")):
+        schemes.mutual(planned(tmp_path, classifier()), 1)
+    with pytest.raises(ValueError, match="mutual: start='same' is not known"):
+        schemes.mutual(planned(tmp_path, classifier()), start="same")

@@ -1,0 +1,265 @@
+"""Stages are rehearsed, trained once, found again, and told in one card."""
+
+import json
+from io import StringIO
+
+import pytest
+import torch
+from datasets import Dataset
+from rich.console import Console
+from runs import QUICK, classifier, distillation, exactly, rows, same, weights
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from hf_distill import DistillationConfig, losses, schemes
+from hf_distill.signals import LOGITS
+from hf_distill.teachers import Teacher
+
+SAVING = {"save_strategy": "steps", "save_steps": 1}
+
+
+def plan(folder, student=None, teacher=None, *, data=None, console=None, **settings):
+    known = ("resume", "losses", "eval_dataset", "optimizers", "model_init", "watch", "peft_config", "compute_metrics")
+    own = {name: settings.pop(name) for name in known if name in settings}
+    args = DistillationConfig(str(folder), **(QUICK | settings))
+    teacher = classifier(seed=1).eval() if teacher is None else teacher
+    console = console or Console(file=StringIO(), width=120)
+    student = student or classifier()
+    return schemes.Plan(
+        student, teacher, own.pop("losses", None), args, console=console, train_dataset=data or rows(), **own
+    )
+
+
+@schemes.scheme
+def twice(plan, again=True):
+    """Two stages, the second taught by the first."""
+    first = plan.stage("first", plan.fresh(), plan.teacher)
+    return plan.stage("second", plan.fresh(), first) if again else first
+
+
+class Stop(TrainerCallback):
+    """As if somebody pulled the plug after so many steps of all stages."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+def test_a_stage_is_what_one_trainer_does(tmp_path):
+    made = twice(plan(tmp_path / "plan"), again=False)
+    alone = distillation(tmp_path / "alone", classifier(), classifier(seed=1).eval())
+    alone.train()
+    assert same(weights(made), weights(alone.model))
+    assert not made.training
+
+
+def test_the_second_stage_is_taught_by_the_first_and_starts_fresh(tmp_path):
+    first = twice(plan(tmp_path / "one"), again=False)
+    alone = distillation(tmp_path / "alone", classifier(), first)
+    alone.train()
+    assert same(weights(twice(plan(tmp_path / "two"))), weights(alone.model))
+
+
+@pytest.mark.parametrize("after", [0, 2, 3, 4])
+def test_a_scheme_that_was_cut_off_goes_on_and_ends_the_same(tmp_path, after):
+    whole = twice(plan(tmp_path / "whole", **SAVING))
+    stop = Stop(after)
+    with pytest.raises(KeyboardInterrupt):
+        twice(plan(tmp_path / "cut", watch=lambda trainer: trainer.add_callback(stop), **SAVING))
+    taken = []
+    console = Console(file=StringIO(), width=200)
+
+    def count(trainer):
+        trainer.add_callback(Counted(taken))
+
+    resumed = twice(plan(tmp_path / "cut", resume=True, watch=count, console=console, **SAVING))
+    assert same(weights(whole), weights(resumed))
+    assert len(taken) == 6 - after  # each step was taken once
+    assert ("first: finished before" in console.file.getvalue()) == (after >= 3)
+    saved = [json.loads((tmp_path / name / "stages.json").read_text()) for name in ("whole", "cut")]
+    for each in saved:
+        for stage in each["stages"]:
+            stage.pop("seconds")
+    assert saved[0] == saved[1]
+
+
+class Counted(TrainerCallback):
+    def __init__(self, taken):
+        self.taken = taken
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.taken.append(state.global_step)
+
+
+def test_without_resume_it_starts_anew(tmp_path):
+    first = twice(plan(tmp_path, **SAVING))
+    (tmp_path / "first" / "checkpoint-99").mkdir()
+    again = twice(plan(tmp_path, **SAVING))
+    assert same(weights(first), weights(again))
+    assert not (tmp_path / "first" / "checkpoint-99").exists()
+
+
+def test_a_stage_of_other_settings_is_refused(tmp_path):
+    twice(plan(tmp_path))
+    with pytest.raises(ValueError, match=r"first was begun with settings .*'learning_rate': 0.01.* and now it is"):
+        twice(plan(tmp_path, resume=True, learning_rate=1e-3))
+    with pytest.raises(ValueError, match="first was begun with losses"):
+        twice(plan(tmp_path, resume=True, losses=[losses.SoftTargets()]))
+
+
+def test_what_the_last_stage_refuses_is_refused_before_the_first_trains(tmp_path):
+    @schemes.scheme
+    def bad(plan):
+        plan.stage("first", plan.fresh(), plan.teacher)
+        return plan.stage("second", plan.fresh(), plan.teacher, [losses.HiddenMSE({9: 0})])
+
+    taken = []
+    with pytest.raises(ValueError, match="student layer 9 does not exist"):
+        bad(plan(tmp_path / "out", watch=lambda trainer: taken.append(trainer)))
+    assert taken == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_given_student_is_left_alone(tmp_path):
+    student = classifier()
+    before = weights(student)
+    twice(plan(tmp_path, student))
+    assert same(before, weights(student))
+    assert all(weight.requires_grad for weight in student.parameters())
+
+
+def test_a_function_may_make_the_student(tmp_path):
+    made = []
+
+    def make():
+        made.append(classifier())
+        return made[-1]
+
+    assert same(weights(twice(plan(tmp_path / "a", make))), weights(twice(plan(tmp_path / "b"))))
+    assert len(made) == 4  # two stages, rehearsed and trained
+
+
+def test_the_end_is_saved_with_a_card_that_tells_the_lineage(tmp_path):
+    student = twice(plan(tmp_path, eval_dataset=rows(8)))
+    assert same(weights(AutoModelForSequenceClassification.from_pretrained(tmp_path)), weights(student))
+    card = (tmp_path / "README.md").read_text()
+    assert "`twice(again=True)`" in card
+    lines = [line for line in card.splitlines() if line.startswith(("| first", "| second"))]
+    assert [line.split(" | ")[1] for line in lines] == ["BertForSequenceClassification", "first"]
+    stages = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert [stage["steps"] for stage in stages] == [3, 3]
+    assert all(set(stage["metrics"]) == {"agreement"} for stage in stages)
+
+
+def test_a_share_of_the_steps_and_other_fields(tmp_path):
+    @schemes.scheme
+    def shared(plan, by):
+        return plan.stage("only", plan.fresh(), plan.teacher, share=0.5, args=by)
+
+    folder = tmp_path / "steps"
+    shared(plan(folder, max_steps=4), {"learning_rate": 1e-3})
+    (stage,) = json.loads((folder / "stages.json").read_text())["stages"]
+    assert (stage["steps"], stage["settings"]["learning_rate"]) == (2, 1e-3)
+    folder = tmp_path / "epochs"
+    shared(plan(folder, max_steps=-1, num_train_epochs=2), {})
+    (stage,) = json.loads((folder / "stages.json").read_text())["stages"]
+    assert stage["steps"] == 4  # 16 rows, 4 a step, one epoch of two
+    with pytest.raises(ValueError, match=exactly("DistillationConfig has no field 'lr'.")):
+        shared(plan(folder), {"lr": 1})
+
+
+def test_a_scheme_inside_of_a_scheme_is_a_part_of_it(tmp_path):
+    @schemes.scheme
+    def outer(plan):
+        student = twice(plan, again=False)
+        return plan.stage("last", plan.fresh(), student)
+
+    outer(plan(tmp_path))
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert found["scheme"] == "outer()"
+    assert [stage["name"] for stage in found["stages"]] == ["first", "last"]
+
+
+def test_data_that_takes_long_is_made_once(tmp_path):
+    made = []
+
+    @schemes.scheme
+    def with_rows(plan):
+        def make():
+            made.append(plan.rehearsing)
+            return Dataset.from_dict(rows(8).to_dict())
+
+        return plan.stage("only", plan.fresh(), plan.teacher, train_dataset=plan.once("more_rows", make))
+
+    with_rows(plan(tmp_path))
+    assert made == [True, False]
+    with_rows(plan(tmp_path, resume=True))
+    assert made == [True, False, True]
+    with_rows(plan(tmp_path))
+    assert made == [True, False, True, True, False]
+    (stage,) = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert stage["settings"]["rows"] == 8
+
+
+def test_adapters_are_trained_and_found_again(tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    first = twice(plan(tmp_path, peft_config=lora))
+    again = twice(plan(tmp_path, peft_config=lora, resume=True))
+    assert same(weights(first), weights(again))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optimizers": (None, None)}, "optimizers is for one training"),
+        ({"model_init": classifier}, "model_init is for one training"),
+    ],
+)
+def test_what_is_for_one_training_is_refused(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, **changed)
+
+
+def test_what_cannot_be_a_plan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="born_again needs texts: pass train_dataset="):
+        schemes.born_again(schemes.Plan(classifier(), args=DistillationConfig(str(tmp_path), use_cpu=True)))
+
+    @schemes.scheme
+    def same_name(plan):
+        plan.stage("a", plan.fresh(), plan.teacher)
+        return plan.stage("a", plan.fresh(), plan.teacher)
+
+    with pytest.raises(ValueError, match=exactly("two stages are called 'a'; give each a name of its own.")):
+        same_name(plan(tmp_path))
+
+    @schemes.scheme
+    def needy(plan):
+        return plan.stage("a", plan.fresh(), plan.need_teacher())
+
+    alone = schemes.Plan(classifier(), args=DistillationConfig(str(tmp_path), use_cpu=True), train_dataset=rows())
+    with pytest.raises(ValueError, match=exactly("needy needs a teacher. Pass teacher= to the Plan.")):
+        needy(alone)
+
+
+def test_without_a_teacher_the_labels_are_learned(tmp_path):
+    args = DistillationConfig(str(tmp_path), **QUICK)
+    alone = schemes.Plan(classifier(), args=args, train_dataset=rows(), console=Console(file=StringIO()))
+    twice(alone)
+    found = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert found[0]["losses"][0].startswith("TaskLoss")
+    assert [stage["teacher"] for stage in found] == [None, "first"]
+
+
+def test_a_teacher_in_words(tmp_path):
+    class Rules(Teacher):
+        def observe(self, batch):
+            return {LOGITS: torch.zeros(len(batch.inputs["input_ids"]), 3)}
+
+    twice(plan(tmp_path, teacher=Rules()), again=False)
+    (stage,) = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert stage["teacher"] == "Rules()"
