@@ -41,7 +41,7 @@ def moved(teacher, tokenizer, rows, iterations):
     before = teacher(**inputs).logits
     targets = draw_targets(before, labels, Task.MULTI_LABEL, torch.rand(len(labels)))
     found = boundary_samples(
-        lambda embeddings: teacher(inputs_embeds=embeddings, attention_mask=mask).logits,
+        lambda embeddings, some: teacher(inputs_embeds=embeddings, attention_mask=mask[some]).logits,
         teacher.get_input_embeddings()(inputs["input_ids"]),
         mask.bool(), labels, targets, Task.MULTI_LABEL, iterations,
     )  # fmt: skip

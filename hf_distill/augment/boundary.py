@@ -54,7 +54,7 @@ def decided_right(logits: Tensor, labels: Tensor, targets: Tensor, task: Task) -
 
 
 def boundary_samples(
-    answer: Callable[[Tensor], Tensor],
+    answer: Callable[[Tensor, Tensor], Tensor],
     embeddings: Tensor,
     tokens: Tensor,
     labels: Tensor,
@@ -69,7 +69,7 @@ def boundary_samples(
     the norms are over an example's attended tokens.
 
     Args:
-        answer: embeddings -> logits, (rows, classes), of the teacher.
+        answer: embeddings of some rows, and their indices -> the teacher's logits, (rows, classes).
         embeddings: (rows, tokens, width).
         tokens: (rows, tokens) bool; padding is not moved.
         labels: see `draw_targets`.
@@ -85,23 +85,23 @@ def boundary_samples(
     Differs from it: embeddings instead of pixels, so the stride is a share of their norm (there 0.3 for images of unit
     variance) and nothing is clamped; for several labels the boundary of one label.
     """
-    kept = tokens[:, :, None]
-    moved = embeddings.detach()
-    length = _norm(torch.where(kept, moved, 0.0))
+    moved = embeddings.detach().clone()
+    length = _norm(torch.where(tokens[:, :, None], moved, 0.0))
+    rows = torch.arange(len(moved), device=moved.device)
     for _ in range(iterations):
         with torch.enable_grad():
-            logits = answer(moved.requires_grad_())
-            left = margins(logits, labels, targets, task)
-            (gradient,) = torch.autograd.grad(left.sum(), moved)
-        still = decided_right(logits.detach(), labels, targets, task)[:, None, None]
+            here = moved[rows].requires_grad_()
+            logits = answer(here, rows)
+            left = margins(logits, labels[rows], targets[rows], task)
+            (gradient,) = torch.autograd.grad(left.sum(), here)
+        still = decided_right(logits.detach(), labels[rows], targets[rows], task)
         if not still.any():
             break
-        gradient = torch.where(kept, gradient, 0.0)
-        far = stride * length * (left.detach()[:, None, None] + OVERSHOOT)
-        moved = torch.where(
-            still, moved.detach() - far * gradient / _norm(gradient).clamp(min=SMALLEST), moved.detach()
-        )
-    return moved.detach()
+        rows, left, gradient = rows[still], left.detach()[still], gradient[still]
+        gradient = torch.where(tokens[rows][:, :, None], gradient, 0.0)
+        far = stride * length[rows] * (left[:, None, None] + OVERSHOOT)
+        moved[rows] -= far * gradient / _norm(gradient).clamp(min=SMALLEST)
+    return moved
 
 
 def _norm(rows: Tensor) -> Tensor:
@@ -194,13 +194,13 @@ class BoundaryTeacher(Teacher):
         inputs = {name: value[rows] for name, value in batch.inputs.items() if isinstance(value, Tensor)}
         ids = inputs.pop("input_ids")
 
-        def logits(model: nn.Module, embeddings: Tensor) -> Tensor:
-            known = anatomy.accepted(model, inputs | {"inputs_embeds": embeddings})
+        def logits(model: Any, embeddings: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+            known = anatomy.accepted(model, {**given, "inputs_embeds": embeddings})
             known.pop("labels", None)
             return anatomy.logits_of(model(**known), batch.task)
 
-        def answer(embeddings: Tensor) -> Tensor:
-            found = logits(self.model, embeddings)  # type: ignore[arg-type]
+        def answer(embeddings: Tensor, some: Tensor) -> Tensor:
+            found = logits(self.model, embeddings, {name: value[some] for name, value in inputs.items()})
             return found if self._order is None else found.index_select(-1, self._order)
 
         with torch.no_grad():
@@ -216,9 +216,9 @@ class BoundaryTeacher(Teacher):
             self.stride,
         )
         with torch.no_grad():
-            theirs = answer(moved)
+            theirs = answer(moved, torch.arange(len(rows), device=rows.device))
         own = anatomy.find_embeddings(self._student)(ids)
-        mine = logits(self._student, own + (moved - start).to(own.dtype))
+        mine = logits(self._student, own + (moved - start).to(own.dtype), inputs)
         return torch.stack([mine.float(), theirs.float()], 1)
 
     def step(self) -> None:

@@ -1,5 +1,7 @@
 """Samples that are moved to the teacher's decision boundary, against a loop over single examples."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from models import inputs_of
@@ -34,12 +36,16 @@ def settled(several: bool = False, **fields) -> tuple:
 
 
 def moved(teacher, inputs, labels, targets, task, **settings):
-    def answer(embeddings):
-        return teacher(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"]).logits
+    asked = []
+
+    def answer(embeddings, rows):
+        asked.append(rows)
+        return teacher(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"][rows]).logits
 
     start = anatomy.find_embeddings(teacher)(inputs["input_ids"])
     found = boundary_samples(answer, start, inputs["attention_mask"].bool(), labels, targets, task, **settings)
-    return start, found, answer(found)
+    assert all(set(later.tolist()) <= set(rows.tolist()) for rows, later in pairwise(asked))  # no row that has crossed
+    return start, found, answer(found, torch.arange(len(labels)))
 
 
 def one_by_one(teacher, inputs, labels, targets, several: bool, iterations: int, stride: float):
