@@ -144,6 +144,26 @@ def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, tea
         )
 
 
+def check_takes_embeddings(student: nn.Module, teacher: nn.Module, what: str) -> None:
+    """Refuses models that cannot both read the same embeddings, or are no classifiers of whole examples.
+
+    Raises:
+        ValueError: names what was found and the cure.
+    """
+    for who, model in (("student", student), ("teacher", teacher)):
+        task, name = find_task(anatomy.unwrap(model)), type(anatomy.unwrap(model)).__name__
+        if task not in (Task.SINGLE_LABEL, Task.MULTI_LABEL):
+            raise ValueError(f"{what} are for classifiers of texts, and the {who} ({name}) solves {task}.")
+        if anatomy.embedding_width(model) is None:
+            raise ValueError(f"{what} are embeddings, and the {who} ({name}) takes no inputs_embeds.")
+    mine, theirs = anatomy.embedding_width(student), anatomy.embedding_width(teacher)
+    if mine != theirs:
+        raise ValueError(
+            f"{what} are embeddings: the student's are {mine} wide, the teacher's {theirs}. Make the student from the "
+            "teacher (students.keep_layers, students.from_teacher)."
+        )
+
+
 def makes_labels(collator: Any) -> bool:
     """Whether labels may come out of a collator where no column holds them, as those of language models do."""
     collator = getattr(collator, "student", collator)  # of two views
@@ -180,6 +200,8 @@ def check_dataset(
             f"{name} has no labels, only {', '.join(columns)}, and TaskLoss asks for them. Add a labels column, or "
             "leave TaskLoss out of losses to learn from the teacher alone."
         )
+    if "inputs_embeds" in columns and len(dataset):
+        _check_embedded(dataset, models, name)
     if view and not any(column.startswith(view) for column in columns):
         raise ValueError(
             f"{name} has no column that begins with {view}, which the teacher reads, only {', '.join(columns)}. "
@@ -209,3 +231,23 @@ def _check_ids(longest: int, largest: int | None, model: nn.Module, who: str, na
             f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
             "Tokenise with that model's own tokenizer."
         )
+
+
+def _check_embedded(dataset: datasets.Dataset, models: Mapping[str, nn.Module | None], name: str) -> None:
+    """Refuses rows of embeddings that one of the models does not take."""
+    if "input_ids" in dataset.column_names:
+        raise ValueError(f"{name} has input_ids and inputs_embeds, and models read one of them. Remove a column.")
+    first = dataset.select_columns("inputs_embeds").with_format("numpy")[0]["inputs_embeds"]
+    length, width = len(first), len(first[0])
+    for who, model in models.items():
+        if model is None:
+            continue
+        takes, positions = anatomy.embedding_width(model), anatomy.max_positions(model)
+        if takes != width:
+            raise ValueError(
+                f"{name} has embeddings of width {width}, and the {who} ({type(anatomy.unwrap(model)).__name__}) "
+                f"takes {'none' if takes is None else f'a width of {takes}'}. They must come from one table: make the "
+                "student from the teacher (students.keep_layers, students.from_teacher), or train on token ids."
+            )
+        if positions is not None and length > positions:
+            raise ValueError(f"{name} has {length} embeddings in a row, and the {who} takes {positions}. Make fewer.")

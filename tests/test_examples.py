@@ -41,6 +41,8 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 # the examples of schemes: their options, and the stages that they train
 SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "be_your_own_teacher": (["--exits", "0", "1"], ["student"]),
+    "adversarial": (["--iterations", "3"], ["student"]),
+    "data_free": (["--rows", "16", "--steps", "3", "--publish", "published"], ["round_1"]),
     "chain": (["--sizes", "5", "4"], ["assistant_5", "assistant_4", "student"]),
     "hints": (["--share", "0.25"], ["hint", "student"]),
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
@@ -390,6 +392,21 @@ def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
     assert len(source.splitlines()) < (80 if name == "cross_modal" else 60)  # it makes its teacher and reads its data
+
+
+def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("adversarial").main(tiny_run("--iterations", "3"))
+    found = re.findall(r"right with probability (\S+) -> (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(found) == 8
+    assert any(float(after) < float(before) for before, after in found)
+
+
+@pytest.mark.parametrize("source", ["embeddings", "random_tokens"])
+def test_data_free_trains_on_no_text(source: str, home: Path) -> None:
+    importlib.import_module("data_free").main(tiny_run("--source", source, "--rows", "16", "--steps", "3"))
+    rows = datasets.load_from_disk(str(home / "student" / "inputs_1"))
+    assert len(rows) == 16
+    assert ("inputs_embeds" in rows.column_names) == (source == "embeddings")
 
 
 def test_every_example_is_run_here() -> None:

@@ -10,7 +10,7 @@ NaN in the backward of whatever made the values, so `clean` and `align` take it 
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar

@@ -6,11 +6,13 @@
 None computes a loss, and none changes the trainer.
 """
 
+from hf_distill.schemes.adversarial import adversarial
 from hf_distill.schemes.augmented_self import augmented_self
 from hf_distill.schemes.be_your_own_teacher import be_your_own_teacher
 from hf_distill.schemes.born_again import born_again
 from hf_distill.schemes.chain import chain
 from hf_distill.schemes.cross_modal import cross_modal
+from hf_distill.schemes.data_free import data_free
 from hf_distill.schemes.early_exit import EarlyExit
 from hf_distill.schemes.hints import hints
 from hf_distill.schemes.iterated import iterated
@@ -26,12 +28,14 @@ from hf_distill.schemes.unlabelled import combine, unlabelled
 __all__ = [
     "EarlyExit",
     "Plan",
+    "adversarial",
     "augmented_self",
     "be_your_own_teacher",
     "born_again",
     "chain",
     "combine",
     "cross_modal",
+    "data_free",
     "hints",
     "iterated",
     "multi_teacher_triplet",

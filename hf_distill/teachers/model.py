@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hf_distill import anatomy, checks, vocabulary
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
-from hf_distill.signals import Signal, Signals
+from hf_distill.signals import BOUNDARY, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 
@@ -63,6 +63,11 @@ class ModelTeacher(Teacher):
         Raises:
             ValueError: no weights, train mode, another task, labels or vocabulary, layers that are not there.
         """
+        if BOUNDARY in wanted:
+            raise ValueError(
+                "BoundaryTargets looks at boundary samples, and a model alone makes none. Use schemes.adversarial, or "
+                "pass teacher=augment.boundary.BoundaryTeacher(teacher)."
+            )
         checks.check_teacher(self.model, student)
         order = self._checked_order(student, wanted, device, tokenizer)
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
