@@ -48,8 +48,8 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
     "two_stage": (["--samples", "2"], ["inside", "predictions"]),
     "augmented_self": (["--hide", "0.2"], ["student"]),
-    "mutual": (["--students", "3"], ["student"]),
-    "online": (["--both-ways"], ["student"]),
+    "mutual": (["--students", "3"], ["student", "peer_2", "peer_3"]),
+    "online": (["--both-ways"], ["student", "teacher"]),
     "progressive_self": (["--last-weight", "0.6"], ["student"]),
     "born_again": (
         ["--generations", "2", "--ensemble"],
