@@ -161,7 +161,6 @@ def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_load
     assert len(student.distilbert.transformer.layer) == 3
 
 
-@pytest.mark.parametrize("name", SCHEMES)
 def test_the_example_of_specialists_takes_rows_with_one_label(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("train", 40), ("dev", 16)):
         lines = [f"{' '.join(WORDS[(i + j) % len(WORDS)] for j in range(4))}\t{LABELS[i % 4]}" for i in range(count)]
