@@ -1,0 +1,31 @@
+"""Who taught, in words, as the stages of a scheme and the card tell it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_distill import anatomy
+from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+
+
+def in_words(teacher: Any, names: Mapping[int, str]) -> str | None:
+    """A teacher in words: the stage that made it, or where its weights are from; None: nobody.
+
+    Args:
+        teacher: a model, its id, a `Teacher`, or None.
+        names: of the stages that made a model, by the `id` of that object.
+    """
+    if teacher is None or isinstance(teacher, Nobody):
+        return None
+    if isinstance(teacher, str):
+        return teacher
+    if id(teacher) in names:
+        return names[id(teacher)]
+    if not isinstance(teacher, Teacher):
+        model = anatomy.unwrap(teacher)
+        return Path(model.name_or_path).name or type(model).__name__
+    inside = list(teacher.members) or ([] if teacher.model is None else [teacher.model])
+    inner = [in_words(each, names) for each in inside]
+    return (
+        str(inner[0]) if type(teacher) is ModelTeacher else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
+    )
