@@ -54,7 +54,7 @@ class Plan:
         watch: called with each trainer before it trains, to add callbacks for example.
         trainer_class: `DistillationTrainer` or a subclass.
         trainer_kwargs: the trainer's others (train_dataset, eval_dataset, processing_class, data_collator,
-            compute_metrics, optimizer_cls_and_kwargs, ...).
+            compute_metrics, optimizer_cls_and_kwargs, ...); no train_dataset where the scheme makes its own.
 
     Attributes:
         folder: `args.output_dir`.
@@ -63,7 +63,7 @@ class Plan:
         card_facts: what a card can say of the last stage.
 
     Raises:
-        ValueError: what belongs to one training alone (`optimizers`, `model_init`), or no train_dataset.
+        ValueError: what belongs to one training alone (`optimizers`, `model_init`).
     """
 
     def __init__(
@@ -81,12 +81,8 @@ class Plan:
     ) -> None:
         for name in ("optimizers", "model_init"):
             if trainer_kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name} is for one training, and a scheme has several. Pass student= as a function"
-                    " that makes one, and optimizer_cls_and_kwargs= for another optimizer."
-                )
-        if trainer_kwargs.get("train_dataset") is None:
-            raise ValueError("no train_dataset: every stage of a scheme trains on it.")
+                cure = "Pass student= as a function that makes one, or optimizer_cls_and_kwargs=."
+                raise ValueError(f"{name} is for one training, and a scheme has several. {cure}")
         self.args: DistillationConfig = take_over(args)
         self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
         self.losses = losses
@@ -122,7 +118,9 @@ class Plan:
 
     @property
     def train_dataset(self) -> Any:
-        """What every stage trains on unless it is told otherwise."""
+        """What every stage trains on unless it is told otherwise; a ValueError where there is none."""
+        if self.trainer_kwargs.get("train_dataset") is None:
+            raise ValueError(f"{self._running} needs texts: pass train_dataset= to the Plan, or take data_free.")
         return self.trainer_kwargs["train_dataset"]
 
     @property
@@ -168,7 +166,8 @@ class Plan:
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses
         with self._folder_of(name) as folder:
-            kwargs = {**self.trainer_kwargs, **trainer_kwargs}
+            inputs = {} if "train_dataset" in trainer_kwargs else {"train_dataset": self.train_dataset}
+            kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
             facts = self._describe(name, trainer, in_words(teacher, self._names))

@@ -148,8 +148,8 @@ class EnsembleTeacher(Teacher):
         answers = LOGITS in self._wanted
         only = {LOGITS} if answers and LOGITS in self.only_evaluated and LOGITS not in mine else set()
         member.only_evaluated = frozenset(only)
-        member.averaged_heads = {
-            signal.of(None): groups for signal, groups in self.averaged_heads.items() if signal.teacher == number
+        member.compared_heads = {
+            signal.of(None): groups for signal, groups in self.compared_heads.items() if signal.teacher == number
         }
         wanted = frozenset(mine | ({LOGITS} if answers else set()))
         try:
