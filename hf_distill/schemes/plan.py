@@ -20,11 +20,11 @@ from hf_distill import attachment, checkpoints
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
-from hf_distill.losses import Loss, SoftTargets, TaskLoss
+from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
-from hf_distill.schemes import described
-from hf_distill.schemes.judging import Judge
+from hf_distill.schemes import judging
+from hf_distill.schemes.wording import in_words, stage_of
 from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
@@ -170,7 +170,7 @@ class Plan:
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
-            facts = described.stage(name, trainer, described.teacher(teacher, self._names))
+            facts = stage_of(name, trainer, in_words(teacher, self._names))
             if not self._rehearsing:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
@@ -187,15 +187,10 @@ class Plan:
             teacher: it gives logits.
             student: for what the losses would be of; it is not changed.
         """
-        given = {**self.trainer_kwargs, "peft_config": None}
-        if given.get("eval_dataset") is None or given.get("compute_metrics") is None:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            judge = Judge(student, teacher, [SoftTargets()], self._args_of(Path(folder), 1.0, {}), **given)
-            found = {} if self._rehearsing else described.quality(judge)
-        attachment.release(student)
-        found.pop("agreement", None)  # of the student
-        self.stages.append(StageFacts(name, described.teacher(teacher), finished=True, metrics=found))
+        given, args = self.trainer_kwargs, self._args_of(self.folder, 1.0, {})
+        if given.get("eval_dataset") is not None and given.get("compute_metrics") is not None:
+            found = judging.judged(teacher, student, args, given, self._rehearsing)
+            self.stages.append(StageFacts(name, in_words(teacher, self._names), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
@@ -336,7 +331,7 @@ class Plan:
         if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
             attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
-        measured = described.quality(trainer)
+        measured = judging.measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
