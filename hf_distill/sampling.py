@@ -48,6 +48,8 @@ def grouped(
     if args.train_sampling_strategy != "auto":
         return None
     sequence = getattr(processing_class, "model_input_names", ["input_ids"])[0]
+    if "inputs_embeds" in (getattr(dataset, "column_names", None) or []):
+        sequence = "inputs_embeds"
     lengths = differing_lengths(dataset, args.length_column_name, sequence)
     if lengths is None:
         return None

@@ -56,6 +56,12 @@ Signals = Mapping[Signal, Tensor]
 
 LOGITS = Signal("logits")
 TASK_LOSS = Signal("task_loss")
+TRUST = Signal("trust")
+"""How much what a teacher says of each prediction counts, 0 to 1: of the shape of the predictions, or in multi-label
+(batch, labels). A teacher says it unasked (`Teacher.says_trust`); without it all counts."""
+BOUNDARY = Signal("boundary")
+"""What both say of each example's boundary sample, the student's logits with gradient and then the teacher's, shape
+(batch, 2, classes); both 0 where an example has none. An `augment.boundary.BoundaryTeacher` gives it."""
 
 
 def hidden(layer: Layer) -> Signal:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_distill import anatomy, attachment, checks, own_rows, sampling, students, vocabulary
+from hf_distill import anatomy, attachment, checks, data, own_rows, sampling, students, vocabulary
 from hf_distill.batch import Batch, count_step, host
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
@@ -298,8 +298,9 @@ class DistillationTrainer(Trainer):
         super()._validate_args()
         models = {"student": self.model, "teacher": self.teacher.model}
         in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
+        self.data_collator = data.collator_for(self.data_collator, self.train_dataset, self.eval_dataset)
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_dataset(getattr(self, name), models, in_column, name)
+            checks.check_dataset(getattr(self, name), models, in_column, name, self.teacher.view)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -308,8 +309,7 @@ class DistillationTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        known = self._signature_columns
-        known += [name for name in self.teacher.input_names if name not in known]
+        self._signature_columns += [name for name in self.teacher.input_names if name not in self._signature_columns]
 
     # Saving and loading
 

@@ -61,6 +61,8 @@ def inputs_for(model: nn.Module, batch: Batch, head: VocabularyHead | None) -> d
         head: of the model, from `find_vocabulary_head`, which goes through all of it: once, and not in every step.
     """
     inputs = anatomy.accepted(model, batch.inputs)
+    if "inputs_embeds" in inputs:  # as the model's own table would give them
+        inputs["inputs_embeds"] = inputs["inputs_embeds"].to(anatomy.unwrap(model).dtype)
     if batch.task is not Task.SEQ2SEQ:
         inputs.pop("labels", None)
     elif batch.counted_only and "labels" in inputs and head is not None:

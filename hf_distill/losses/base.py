@@ -80,6 +80,11 @@ class Loss(nn.Module, ABC):
         return found if self.teacher is None else {**found, "teacher": self.teacher}
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether it looks at the teacher."""
+        return any(theirs is not None for _, theirs in self.pairs())
+
+    @property
     def takes_top_k(self) -> bool:
         """Whether it may see the teacher's largest logits with the rest as one class, where others need them all."""
         return False

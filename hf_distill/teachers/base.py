@@ -39,6 +39,12 @@ class Teacher(ABC):
     """Attention maps of which averages over so many groups of heads are enough, and queries, keys and values of which
     relations in so many heads are; the trainer says so beforehand. A teacher may give these, or all."""
 
+    view: str = ""
+    """Prefix of the columns that it reads, where they are not the student's: said by an `OtherView` around it."""
+
+    says_trust: bool = False
+    """Whether it says with `TRUST` how much each of its answers counts."""
+
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""
 

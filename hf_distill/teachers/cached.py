@@ -131,7 +131,8 @@ class CachedTeacher(Teacher):
             return
         self._check_top_k(task, wanted)
         own = self.tokenizer or (tokenizer_beside(self.model) if self._live is not None else None)
-        self._order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
+        pair = (self.model, self.label_map, student, wanted, tokenizer, own, device)
+        self._order = check_pair(*pair, same_inputs=not self.view)
         self._device, self._task = device, task
         self._wanted = {signal: self._counted(signal) for signal in wanted}
         asked: dict[Signal, set[int | None]] = {}
@@ -150,7 +151,7 @@ class CachedTeacher(Teacher):
             self._live = ModelTeacher(self._load(), self.label_map, self.tokenizer)
             self.model = self._live.model
         self._live.label_map = self.label_map
-        self._live.only_evaluated = self.only_evaluated
+        self._live.only_evaluated, self._live.view = self.only_evaluated, self.view
         self._live.prepare(*self._asked_by)
         if loads and not self._only_live and self._cache is not None:
             here = fingerprint(self._live.model, self._asked_by[-1])

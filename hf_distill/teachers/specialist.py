@@ -112,9 +112,7 @@ class SpecialistTeacher(Wrapper):
             raise ValueError("SpecialistTeacher takes a list: the generalist, and one specialist or more.")
         super().__init__(teachers[0])
         self.teachers, self.probable = teachers, probable
-        self.specialists = [
-            _Specialist(load(each) if isinstance(each, str) else _model(each)) for each in teachers[1:]
-        ]
+        self.specialists = [Specialist(load(each) if isinstance(each, str) else _model(each)) for each in teachers[1:]]
         self.members = (self.teacher, *self.specialists)
         if probable < 1:
             raise ValueError(f"SpecialistTeacher: probable is {probable}; it must be at least 1.")
@@ -190,7 +188,7 @@ class SpecialistTeacher(Wrapper):
             raise ValueError(f"{who}: oversampling is {self.oversampling[number]}; it must be above 0.")
 
 
-class _Specialist(ModelTeacher):
+class Specialist(ModelTeacher):
     """A model with classes of its own, which no student has."""
 
     def _checked_order(

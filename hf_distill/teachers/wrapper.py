@@ -56,6 +56,18 @@ class Wrapper(Teacher):
         self.teacher.compared_heads = groups
 
     @property
+    def view(self) -> str:  # type: ignore[override]
+        return self.teacher.view
+
+    @view.setter
+    def view(self, prefix: str) -> None:
+        self.teacher.view = prefix
+
+    @property
+    def says_trust(self) -> bool:  # type: ignore[override]
+        return self.teacher.says_trust
+
+    @property
     def only_evaluated(self) -> frozenset[Signal]:  # type: ignore[override]
         return self.teacher.only_evaluated
 
