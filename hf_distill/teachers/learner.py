@@ -121,9 +121,12 @@ class Learner:
         """What it says of a batch; in train mode and with its graph where it will learn from it."""
         self.model.train(learning)
         self.objective.train(learning)
+        inputs = vocabulary.inputs_for(self.model, batch, None)  # all positions: others look at them too
+        if "use_cache" in anatomy.forward_names(self.model):
+            inputs["use_cache"] = False
         outputs = None
         with self._capture:
-            outputs = self.model(**vocabulary.inputs_for(self.model, batch))
+            outputs = self.model(**inputs)
         return self._capture.take(outputs, batch)
 
     def learn(self, seen: Signals, teacher: Signals, batch: Batch, progress: float) -> None:
