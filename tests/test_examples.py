@@ -48,8 +48,8 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
     "two_stage": (["--samples", "2"], ["inside", "predictions"]),
     "augmented_self": (["--hide", "0.2"], ["student"]),
-    "mutual": (["--students", "3"], ["student"]),
-    "online": (["--both-ways"], ["student"]),
+    "mutual": (["--students", "3"], ["student", "peer_2", "peer_3"]),
+    "online": (["--both-ways"], ["student", "teacher"]),
     "progressive_self": (["--last-weight", "0.6"], ["student"]),
     "born_again": (
         ["--generations", "2", "--ensemble"],
@@ -398,7 +398,7 @@ def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[
     importlib.import_module("adversarial").main(tiny_run("--iterations", "3"))
     found = re.findall(r"right with probability (\S+) -> (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert len(found) == 8
-    assert any(float(after) < float(before) for before, after in found)
+    assert all(float(after) <= float(before) for before, after in found)  # tiny moves of a tiny teacher
 
 
 @pytest.mark.parametrize("source", ["embeddings", "random_tokens"])

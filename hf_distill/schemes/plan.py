@@ -24,7 +24,7 @@ from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
 from hf_distill.schemes import judging
-from hf_distill.schemes.wording import in_words
+from hf_distill.schemes.wording import in_words, stage_of
 from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
@@ -170,7 +170,7 @@ class Plan:
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
-            facts = self._describe(name, trainer, in_words(teacher, self._names))
+            facts = stage_of(name, trainer, in_words(teacher, self._names))
             if not self._rehearsing:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
@@ -299,20 +299,6 @@ class Plan:
             setattr(args, name, value)
         return args
 
-    def _describe(self, name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
-        """What a stage is, before it was trained."""
-        args, rows = trainer.args, trainer.train_dataset
-        settings = {
-            "epochs": args.num_train_epochs,
-            "max_steps": args.max_steps,
-            "learning_rate": args.learning_rate,
-            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "seed": args.seed,
-            "rows": len(rows) if hasattr(rows, "__len__") else None,
-        }
-        losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
-        return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
-
     def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
         """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
@@ -334,9 +320,7 @@ class Plan:
     def _train(
         self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
     ) -> StageFacts:
-        self._say(
-            f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
-        )
+        self._say(f"{facts.name}: {facts.student}; teacher: {facts.teacher or 'nobody'}")
         main = trainer.is_world_process_zero()
         if main:
             stages.write(facts, folder / STAGE_FILE)

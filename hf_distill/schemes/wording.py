@@ -1,11 +1,13 @@
-"""Who taught, in words, as the stages of a scheme and the card tell it."""
+"""Stages and who taught in them, in words, as the card tells it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_distill import anatomy
+from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+from hf_distill.trainer import DistillationTrainer
 
 
 def in_words(teacher: Any, names: Mapping[int, str]) -> str | None:
@@ -29,3 +31,18 @@ def in_words(teacher: Any, names: Mapping[int, str]) -> str | None:
     return (
         str(inner[0]) if type(teacher) is ModelTeacher else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
     )
+
+
+def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
+    """What a stage is, before it is trained."""
+    args, rows = trainer.args, trainer.train_dataset
+    settings = {
+        "epochs": args.num_train_epochs,
+        "max_steps": args.max_steps,
+        "learning_rate": args.learning_rate,
+        "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "seed": args.seed,
+        "rows": len(rows) if hasattr(rows, "__len__") else None,
+    }
+    losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
+    return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)

@@ -201,6 +201,16 @@ class Learner:
         self._schedule.last_epoch = steps
 
 
+def weight_like_labels(model: nn.Module) -> float:
+    """What `SoftTargets` weighs to count as `TaskLoss` does: of several labels that one is a mean, and this one a sum.
+
+    Args:
+        model: a transformers model or PEFT wrapper.
+    """
+    several = find_task(anatomy.unwrap(model)) is Task.MULTI_LABEL
+    return 1.0 / anatomy.describe(model).classes if several else 1.0
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters, tied ones once, and the buffers that are saved."""
     saved = module.state_dict().keys()
