@@ -34,6 +34,7 @@ class Opinion(NamedTuple):
     active: Tensor
 
 
+@torch.no_grad()
 def joint_distribution(generalist: Tensor, opinions: Sequence[Opinion], tolerance: float = 1e-6) -> Tensor:
     """The distribution q with the least KL(generalist || q) + sum over specialists of KL(specialist || q).
 
@@ -145,7 +146,6 @@ class SpecialistTeacher(Wrapper):
             specialist.prepare(student, frozenset({LOGITS}), device, tokenizer)
         self._classes = [torch.tensor(each, device=device) for each in self.subsets]
 
-    @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
         """See `Teacher.observe`. Each specialist reads those examples only that it is asked for."""
         seen = self.teacher.observe(batch)
