@@ -51,6 +51,20 @@ def test_it_is_a_training_on_the_teachers_answers_alone(tmp_path):
         assert made.stages[0].teacher == "OtherView(BertForSequenceClassification)"
 
 
+def test_the_teacher_reads_its_side_and_no_label(tmp_path):
+    seen = []
+
+    def answer(batch):
+        seen.append(set(batch.inputs))
+        return torch.zeros(batch.rows, LABELS)
+
+    given = CallableTeacher(answer, input_names=["input_ids", "attention_mask"])
+    args = DistillationConfig(str(tmp_path), **(QUICK | {"max_steps": 1}))
+    data = {"train_dataset": pairs(), "data_collator": PairedCollator(None, words())}
+    schemes.cross_modal(schemes.Plan(image_model(), given, None, args, **data))
+    assert seen == [{"input_ids", "attention_mask"}]
+
+
 def test_finished_it_is_not_trained_again(tmp_path):
     expected = weights(schemes.cross_modal(plan(tmp_path)))
     again = plan(tmp_path, resume=True, watch=lambda trainer: pytest.fail("trained again"))

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from hf_distill import DistillationConfig, schemes
 from hf_distill.losses import SoftTargets, TaskLoss
-from hf_distill.teachers import SelectiveTeacher
+from hf_distill.teachers import CallableTeacher, SelectiveTeacher
 
 
 def plan(folder, losses=None, data=None, teacher=None, **settings):
@@ -44,6 +44,17 @@ def test_passes_are_trainings_one_after_another_that_hear_more_and_more(tmp_path
     for number, teacher in enumerate((sure, classifier(seed=1))):
         distillation(tmp_path / str(number), student, teacher, [SoftTargets()], data, max_steps=2).train()
     assert same(weights(found), weights(student))
+
+
+def test_labels_reach_nobody(tmp_path):
+    seen = []
+
+    def answer(batch):
+        seen.append(set(batch.inputs))
+        return classifier(seed=1)(**{name: batch.inputs[name] for name in ("input_ids", "attention_mask")}).logits
+
+    schemes.unlabelled(plan(tmp_path, teacher=CallableTeacher(answer), max_steps=1))
+    assert seen == [{"input_ids", "attention_mask"}]
 
 
 class Killed(TrainerCallback):
