@@ -105,6 +105,20 @@ def test_a_sample_that_crossed_is_not_moved_any_more():
     torch.testing.assert_close(few[1][crossed], more[1][crossed], rtol=0, atol=0)
 
 
+def test_padding_is_not_moved_even_where_the_teacher_looks_at_it():
+    start, tokens = torch.ones(1, 3, 2), torch.tensor([[True, True, False]])
+    labels, targets = torch.tensor([0]), torch.tensor([1])
+
+    def answer(embeddings, rows):
+        total = embeddings.flatten(1).sum(1)
+        return torch.stack([total, torch.zeros_like(total)], 1)
+
+    found = boundary_samples(answer, start, tokens, labels, targets, Task.SINGLE_LABEL, 1, stride=0.1)
+    # the norm of four ones is 2, the margin 6, and so is each entry's share of the gradient's norm 1/2
+    moved = 1 - 0.1 * 2 * (6 + 1e-4) / 2
+    torch.testing.assert_close(found, torch.tensor([[[moved, moved], [moved, moved], [1.0, 1.0]]]))
+
+
 def test_targets_are_drawn_in_proportion_to_the_probability_without_the_label():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20000, -1)
     numbers = torch.rand(20000, generator=torch.Generator().manual_seed(0))
