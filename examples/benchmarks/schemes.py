@@ -27,6 +27,7 @@ from datasets import Dataset, DatasetDict, disable_progress_bars
 from measuring import draw_bars, show
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -35,9 +36,13 @@ from transformers import (
     ProgressCallback,
     set_seed,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
 
 from hf_distill import DistillationConfig, DistillationTrainer, losses, schemes, students, teachers
+from hf_distill.batch import Batch
 from hf_distill.metrics import for_task
+from hf_distill.signals import LOGITS
 from hf_distill.tasks import PROBLEM_TYPES, Task
 
 HERE = Path(__file__).resolve().parents[2]
@@ -55,7 +60,10 @@ class Setting:
 
     def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
         disable_progress_bars()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # a fresh head is meant
         self.seed, self.arguments = seed, arguments
+        self.noted: dict[str, float] = {}  # what a run says beside its student's figures
         self.tokenizer = AutoTokenizer.from_pretrained(arguments.encoder)
         self.rows, self.names = read(arguments.data, self.tokenizer)
         drawn = self.rows["train"].shuffle(seed=seed)
@@ -100,6 +108,10 @@ class Setting:
         """A fresh student, always the same one of a seed."""
         set_seed(self.seed)
         return students.keep_layers(self.encoder(), BLOCKS)
+
+    def student_of_teacher(self) -> Any:
+        """The same blocks of the teacher, whose table of embeddings rows of embeddings cannot train."""
+        return students.keep_layers(self.teachers[0], BLOCKS)
 
     def config(self, folder: Path, **more: Any) -> DistillationConfig:
         """The settings of every training."""
@@ -230,10 +242,10 @@ def more_rows(setting: Setting, folder: Path) -> nn.Module:
 
 
 def no_text(source: str) -> Callable[[Setting, Path], nn.Module]:
-    """Without a single query: as many rows are made as there would be."""
+    """Without a single query: as many rows are made as there would be, for a student cut out of the teacher."""
 
     def carried_out(setting: Setting, folder: Path) -> nn.Module:
-        plan = setting.plan(folder, setting.teachers[0], train_dataset=None)
+        plan = setting.plan(folder, setting.teachers[0], setting.student_of_teacher, train_dataset=None)
         return schemes.data_free(plan, source=source, rows=setting.arguments.rows, length=16)
 
     return carried_out
@@ -243,6 +255,67 @@ def both_learn(setting: Setting, folder: Path) -> nn.Module:
     """The teacher starts as the encoder that it was before it was fine-tuned."""
     set_seed(setting.seed)
     return schemes.online(setting.plan(folder, setting.encoder()), learning_rate=1e-4)
+
+
+def with_exits(setting: Setting, folder: Path) -> nn.Module:
+    """Notes how good the exit is, beside one that is trained alone."""
+    plan = setting.plan(folder, None)
+    student = schemes.be_your_own_teacher(plan, keep_exits=True)
+    together = schemes.EarlyExit.from_pretrained(folder)
+    loss = losses.SelfExits([0], alpha=0, hint_weight=0)  # its labels alone
+    trainer = setting.trainer(setting.student(), teachers.Nobody(), [loss], folder / "exit_alone")
+    trainer.train()
+    alone = schemes.EarlyExit(trainer.model, trainer.objective.losses["self_exits"])
+    setting.noted |= {"exit 0": accuracy_of_exit(together, setting), "exit 0, alone": accuracy_of_exit(alone, setting)}
+    return student
+
+
+@torch.no_grad()
+def accuracy_of_exit(model: Any, setting: Setting) -> float:
+    """Of the exit after the first block."""
+    batches = DataLoader(setting.validation, 256, collate_fn=DataCollatorWithPadding(setting.tokenizer))
+    right = [model(batch, 0).argmax(-1) == batch["labels"] for batch in batches]
+    return torch.cat(right).float().mean().item()
+
+
+def with_specialists(setting: Setting, folder: Path) -> nn.Module:
+    """Notes how near generalist and specialists are to the labels, on queries of the specialists' own classes."""
+    plan = setting.plan(folder, setting.teachers[0])
+    student = schemes.specialists(plan, count=3, share=0.5)
+    experts = [teachers.load(str(each)) for each in sorted(folder.glob("specialist_*"))]
+    together = teachers.SpecialistTeacher([setting.teachers[0], *experts])
+    together.prepare(setting.student(), frozenset({LOGITS}), torch.device("cpu"), None)
+    theirs = {name for expert in experts for name in expert.config.id2label.values()}
+    own = [row for row, label in enumerate(setting.validation["labels"][:]) if setting.names[label] in theirs]
+    rows = setting.validation.select(own)
+    labels = torch.tensor(rows["labels"][:])
+    general = logits_of(setting.teachers[0], rows, setting.tokenizer)
+    joint = logits_of(Observed(together), rows, setting.tokenizer)
+    for name, said in (("generalist", general), ("with specialists", joint)):
+        setting.noted |= {f"{name}: {what}": value for what, value in figures(said, labels).items()}
+    setting.noted["queries of special classes"] = len(own)
+    return student
+
+
+class Observed(nn.Module):
+    """A teacher, called like a model."""
+
+    def __init__(self, teacher: teachers.Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, **inputs: Tensor) -> Any:
+        said = self.teacher.observe(Batch(inputs, Task.SINGLE_LABEL))
+        return SequenceClassifierOutput(logits=said[LOGITS])
+
+
+def with_peer(setting: Setting, folder: Path) -> nn.Module:
+    """Notes how good the other student is."""
+    student = schemes.mutual(setting.plan(folder, None), students=2)
+    peer = AutoModelForSequenceClassification.from_pretrained(folder / "peer_2")
+    labels = torch.tensor(setting.validation["labels"][:])
+    setting.noted["peer"] = figures(logits_of(peer, setting.validation, setting.tokenizer), labels)["accuracy"]
+    return student
 
 
 RUNS: dict[str, Callable[[Setting, Path], nn.Module]] = {
@@ -257,14 +330,14 @@ RUNS: dict[str, Callable[[Setting, Path], nn.Module]] = {
     "hints": scheme("hints", share=0.3),
     "two_stage": scheme("two_stage", share=0.5),
     "two_stage, copies": scheme("two_stage", share=0.5, samples=1),
-    "specialists": scheme("specialists", count=3, share=0.5),
+    "specialists": with_specialists,
     "adversarial": boundary,
     "unlabelled": more_rows,
     "online": both_learn,
-    "mutual": scheme("mutual", taught=False, students=2),
+    "mutual": with_peer,
     "progressive_self": scheme("progressive_self", taught=False),
     "augmented_self": scheme("augmented_self", taught=False),
-    "be_your_own_teacher": scheme("be_your_own_teacher", taught=False, keep_exits=True),
+    "be_your_own_teacher": with_exits,
     "data_free: random_tokens": no_text("random_tokens"),
     "data_free: embeddings": no_text("embeddings"),
     "data_free: generator": no_text("generator"),
@@ -273,15 +346,21 @@ RUNS: dict[str, Callable[[Setting, Path], nn.Module]] = {
 
 def run(name: str, setting: Setting) -> dict[str, Any]:
     """Trains one student; says how good it is, what it took, and what its stages were."""
+    setting.noted = {}
     with tempfile.TemporaryDirectory() as scratch:
         start = time.process_time()
         student = RUNS[name](setting, Path(scratch))
         seconds = time.process_time() - start
-        stages = Path(scratch) / "stages.json"
-        made = json.loads(stages.read_text())["stages"] if stages.exists() else []
+        file = Path(scratch) / "stages.json"
+        made = json.loads(file.read_text())["stages"] if file.exists() else []
     said = logits_of(student, setting.validation, setting.tokenizer)
     found = figures(said, torch.tensor(setting.validation["labels"][:]))
-    return {**found, "seconds": seconds, "stages": {each["name"]: each["metrics"] for each in made}}
+    return {
+        **found,
+        "seconds": seconds,
+        "noted": setting.noted,
+        "stages": {each["name"]: each["metrics"] for each in made},
+    }
 
 
 # ---- the tables ----------------------------------------------------------------------------------------------------
@@ -307,6 +386,14 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
             bars[name] = (statistics.mean(gained), (max(gained) - min(gained)) / 2)
     header = ["run", "accuracy, %", "over soft targets, points", "surprise, nats", "time over soft targets"]
     show(header, lines, "mean ± half the range over the seeds")
+    inside = []
+    for name in [each for each in RUNS if each in by_run]:
+        runs = list(by_run[name].values())
+        for stage in runs[0]["stages"] if len(runs[0]["stages"]) > 1 else ():
+            inside.append([name, stage, mean([100 * each["stages"][stage].get("accuracy", 0) for each in runs], 1)])
+        for what in runs[0]["noted"]:
+            inside.append([name, what, mean([each["noted"][what] for each in runs], 3)])
+    show(["run", "inside of it", "accuracy, %, of a stage; else as named"], inside, "stages and what a run notes")
     print(draw_bars(picture, {"accuracy over soft targets, points": bars}, line=0.0))
 
 

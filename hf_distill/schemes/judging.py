@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -56,6 +56,7 @@ def judged(
     args: DistillationConfig,
     trainer_kwargs: Mapping[str, Any],
     only_checks: bool,
+    watch: Callable[[DistillationTrainer], None] | None = None,
 ) -> dict[str, float]:
     """What `compute_metrics` says of a teacher's answers.
 
@@ -65,11 +66,14 @@ def judged(
         args: of the evaluation; nothing is written to its folder.
         trainer_kwargs: with `eval_dataset` and `compute_metrics`.
         only_checks: whether nothing is evaluated, and only what cannot work is refused.
+        watch: called with the trainer that evaluates, as with those of stages.
     """
     args = copy.copy(args)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder
         judge = Judge(student, teacher, [SoftTargets()], args, **{**trainer_kwargs, "peft_config": None})
+        if watch is not None and not only_checks:
+            watch(judge)
         found = {} if only_checks else measured(judge)
     attachment.release(student)
     found.pop("agreement", None)  # of the student

@@ -189,7 +189,7 @@ class Plan:
         """
         given, args = self.trainer_kwargs, self._args_of(self.folder, 1.0, {})
         if given.get("eval_dataset") is not None and given.get("compute_metrics") is not None:
-            found = judging.judged(teacher, student, args, given, self._rehearsing)
+            found = judging.judged(teacher, student, args, given, self._rehearsing, self.watch)
             self.stages.append(StageFacts(name, in_words(teacher, self._names), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
