@@ -1,7 +1,6 @@
 """A generalist, specialists for the classes that it confuses, and a student that learns what they say together.
 
     python examples/specialists.py --count 3
-    python examples/specialists.py --teacher my/encoder --train train.tsv --eval dev.tsv
 
 Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 5. For one label a row: rows of several are left out here. The
 table at the end says how good the generalist is alone, and together with the specialists.
@@ -13,17 +12,9 @@ from datasets import load_dataset
 from multilabel_distilbert import parser, settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from hf_distill import (
-    DistillationConfig,
-    DistillationTrainer,
-    data,
-    demo,
-    evaluation,
-    losses,
-    schemes,
-    students,
-    tasks,
-)
+from hf_distill import DistillationConfig, DistillationTrainer, data, demo, losses, schemes, students
+from hf_distill.evaluation import compute_metrics
+from hf_distill.tasks import Task
 from hf_distill.teachers import Nobody
 
 
@@ -33,15 +24,14 @@ def main(arguments=None):
     options = command_line.parse_args(arguments)
     generalist, tokenizer, dataset = one_label(options)
     given = {"train_dataset": dataset["train"], "processing_class": tokenizer}
-    args = {**settings(options), "output_dir": f"{options.output}_generalist"}
-    DistillationTrainer(generalist, Nobody(), [losses.TaskLoss()], DistillationConfig(**args), **given).train()
+    args = DistillationConfig(**{**settings(options), "output_dir": f"{options.output}_generalist"})
+    DistillationTrainer(generalist, Nobody(), [losses.TaskLoss()], args, **given).train()
     plan = schemes.Plan(
         student=students.from_teacher(generalist, architecture="distilbert", layers=options.layers),
         teacher=generalist.eval(),
-        losses=[losses.TaskLoss(weight=0.5), losses.SoftTargets(temperature=2.0, weight=0.5)],
         args=DistillationConfig(**settings(options)),
         eval_dataset=dataset["validation"],
-        compute_metrics=evaluation.compute_metrics(tasks.Task.SINGLE_LABEL),
+        compute_metrics=compute_metrics(Task.SINGLE_LABEL),
         **given,
     )
     schemes.specialists(plan, count=options.count)

@@ -61,6 +61,9 @@ class Capture:
         order: for each label the index of it in the model's own logits; None where that is the same.
         ends: whether the forward ends where the last signal was seen; `outputs` is then None where it ended early.
 
+    Attributes:
+        head: the model's `VocabularyHead`, found once; None where it has none.
+
     Raises:
         ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
             are checkpointed with `use_reentrant=True`, or checkpointed or compiled where derivatives by the embeddings
@@ -78,7 +81,8 @@ class Capture:
         self._blocks = anatomy.find_blocks(model) if kinds - {"logits", "task_loss"} else []
         self._embeddings = anatomy.find_embeddings(model) if "input_gradient" in kinds else None
         apart = not kinds & {"task_loss", "input_gradient", "label_embeddings"}  # these compute with all logits
-        self._vocabulary = find_vocabulary_head(model) if LOGITS in self.wanted and apart else None
+        self.head = find_vocabulary_head(model)
+        self._vocabulary = self.head if LOGITS in self.wanted and apart else None
         self._counted: Batch | None = None
         self._twice = any(signal.order == 2 for signal in self.wanted)
         self._contexts = ExitStack()
@@ -266,7 +270,7 @@ class Capture:
                 f"{self._name} was given {len(batch.counted_rows)} positions in its head and answered with "
                 f"{tuple(logits.shape)}: it is not known which is which."
             )
-        return HeadLogits.placed(logits, batch.counted_rows, batch.positions.shape)
+        return HeadLogits.placed(logits, batch.counted_rows.to(logits.device), batch.positions.shape)
 
     def _ordered(self, values: Tensor, axis: int) -> Tensor:
         return values if self._order is None else values.index_select(axis, self._order)
@@ -313,7 +317,8 @@ class Capture:
             if not args or args[0].dim() != 3 or batch.counted_positions(args[0]) is None:
                 return None
             self._left_out = True
-            return args[0].flatten(0, 1).index_select(0, batch.counted_rows)[None], *args[1:]
+            rows = batch.counted_rows.to(args[0].device)  # of a model that is spread out, the head is elsewhere
+            return args[0].flatten(0, 1).index_select(0, rows)[None], *args[1:]
 
         return keep
 

@@ -144,12 +144,35 @@ def check_vocabulary(student: nn.Module, teacher: nn.Module, tokenizer: Any, tea
         )
 
 
+def check_takes_embeddings(student: nn.Module, teacher: nn.Module, what: str) -> None:
+    """Refuses models that cannot both read the same embeddings, or are no classifiers of whole examples.
+
+    Raises:
+        ValueError: names what was found and the cure.
+    """
+    for who, model in (("student", student), ("teacher", teacher)):
+        task, name = find_task(anatomy.unwrap(model)), type(anatomy.unwrap(model)).__name__
+        if task not in (Task.SINGLE_LABEL, Task.MULTI_LABEL):
+            raise ValueError(f"{what} are for classifiers of texts, and the {who} ({name}) solves {task}.")
+        if anatomy.embedding_width(model) is None:
+            raise ValueError(f"{what} are embeddings, and the {who} ({name}) takes no inputs_embeds.")
+    mine, theirs = anatomy.embedding_width(student), anatomy.embedding_width(teacher)
+    if mine != theirs:
+        raise ValueError(
+            f"{what} are embeddings: the student's are {mine} wide, the teacher's {theirs}. Make the student from the "
+            "teacher (students.keep_layers, students.from_teacher)."
+        )
+
+
 def makes_labels(collator: Any) -> bool:
     """Whether labels may come out of a collator where no column holds them, as those of language models do."""
+    collator = getattr(collator, "student", collator)  # of two views
     return collator is not transformers.default_data_collator and not isinstance(collator, _LABELS_FROM_COLUMNS)
 
 
-def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str) -> None:
+def check_dataset(
+    dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str, view: str = ""
+) -> None:
     """Refuses data that one of the models cannot read.
 
     Reads a `datasets.Dataset` without a transform; others are left to the first batch.
@@ -159,13 +182,15 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_la
         models: {what messages call it: model} that read it; None where there is none.
         needs_labels: whether a loss asks for a column of labels.
         name: what messages call the data.
+        view: prefix of the teacher's columns, where they are not the student's.
 
     Raises:
-        ValueError: no labels where they are needed, a sequence longer than a model takes, an id that it does not know.
+        ValueError: no columns of the teacher's view, no labels where they are needed, a sequence longer than a model
+            takes, an id that it does not know.
     """
     if isinstance(dataset, Mapping):
         for split, each in dataset.items():
-            check_dataset(each, models, needs_labels, f"{name}[{split!r}]")
+            check_dataset(each, models, needs_labels, f"{name}[{split!r}]", view)
         return
     if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
         return
@@ -175,21 +200,54 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_la
             f"{name} has no labels, only {', '.join(columns)}, and TaskLoss asks for them. Add a labels column, or "
             "leave TaskLoss out of losses to learn from the teacher alone."
         )
-    if "input_ids" not in columns or not len(dataset):
-        return
-    ids = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
-    longest, largest = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
+    if "inputs_embeds" in columns and len(dataset):
+        _check_embedded(dataset, models, name)
+    if view and not any(column.startswith(view) for column in columns):
+        raise ValueError(
+            f"{name} has no column that begins with {view}, which the teacher reads, only {', '.join(columns)}. "
+            "Encode what it reads with teachers.add_view."
+        )
+    measured: dict[str, tuple[int, int | None]] = {}
+    for who, model in models.items():
+        column = f"{view if who == 'teacher' else ''}input_ids"
+        if model is None or column not in columns or not len(dataset):
+            continue
+        if column not in measured:
+            ids = dataset.select_columns(column).with_format("arrow")[:][column]
+            measured[column] = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
+        _check_ids(*measured[column], model, who, name)
+
+
+def _check_ids(longest: int, largest: int | None, model: nn.Module, who: str, name: str) -> None:
+    """Refuses sequences that are too long for a model, and ids that it does not know."""
+    positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"{name} has a sequence of {longest} tokens, and the {who} takes {positions}. "
+            f"Tokenise with truncation=True, max_length={positions}."
+        )
+    if known is not None and largest is not None and largest >= known:
+        raise ValueError(
+            f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
+            "Tokenise with that model's own tokenizer."
+        )
+
+
+def _check_embedded(dataset: datasets.Dataset, models: Mapping[str, nn.Module | None], name: str) -> None:
+    """Refuses rows of embeddings that one of the models does not take."""
+    if "input_ids" in dataset.column_names:
+        raise ValueError(f"{name} has input_ids and inputs_embeds, and models read one of them. Remove a column.")
+    first = dataset.select_columns("inputs_embeds").with_format("numpy")[0]["inputs_embeds"]
+    length, width = len(first), len(first[0])
     for who, model in models.items():
         if model is None:
             continue
-        positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
-        if positions is not None and longest > positions:
+        takes, positions = anatomy.embedding_width(model), anatomy.max_positions(model)
+        if takes != width:
             raise ValueError(
-                f"{name} has a sequence of {longest} tokens, and the {who} takes {positions}. "
-                f"Tokenise with truncation=True, max_length={positions}."
+                f"{name} has embeddings of width {width}, and the {who} ({type(anatomy.unwrap(model)).__name__}) "
+                f"takes {'none' if takes is None else f'a width of {takes}'}. They must come from one table: make the "
+                "student from the teacher (students.keep_layers, students.from_teacher), or train on token ids."
             )
-        if known is not None and largest is not None and largest >= known:
-            raise ValueError(
-                f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
-                "Tokenise with that model's own tokenizer."
-            )
+        if positions is not None and length > positions:
+            raise ValueError(f"{name} has {length} embeddings in a row, and the {who} takes {positions}. Make fewer.")

@@ -6,6 +6,7 @@ any weight of the student is, and split off again when the student is saved.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from hf_distill.heads import HeadLogits
 from hf_distill.losses.base import Loss, PositionLoss
 from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
-from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
+from hf_distill.signals import ATTENTION_KINDS, LOGITS, MAPS, TRUST, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.top_k import TopK
 
@@ -106,13 +107,15 @@ class Objective(nn.Module):
         return frozenset(theirs for loss in self for theirs in _of_teacher(loss))
 
     @property
-    def averaged_heads(self) -> dict[Signal, int]:
-        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them."""
+    def compared_heads(self) -> dict[Signal, int]:
+        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them; of
+        which queries, keys and values relations are, and in how many heads."""
         asked: dict[Signal, set[int | None]] = {}
         for loss in self:
             for theirs in _of_teacher(loss):
-                if theirs.kind in ("attention", "attention_scores"):
-                    asked.setdefault(theirs, set()).add(loss.heads_compared)
+                if theirs.kind in ATTENTION_KINDS:
+                    enough = loss.heads_compared if theirs.kind in MAPS else loss.relations_compared
+                    asked.setdefault(theirs, set()).add(enough)
         return {signal: groups for signal, (groups, *more) in asked.items() if groups is not None and not more}
 
     @property
@@ -168,25 +171,36 @@ class Objective(nn.Module):
             batch: knows what counts.
             layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
         """
-        weights = self._scheduled()
+        weights, said = self._scheduled(), self._said(teacher, batch)
+
+        def term_of(loss: Any) -> Tensor:
+            theirs, trusted = said[loss.teacher]
+            return loss(student, theirs, trusted if loss.asks_teacher else batch)  # type: ignore[no-any-return]
+
         if layers is not None and self.multipliers is not None:
-            raw = {name: loss(student, _seen_by(loss, teacher), batch) for name, loss in self.losses.items()}
+            raw = {name: term_of(loss) for name, loss in self.losses.items()}
             norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
         factors, logits = self._factors(weights), student.get(LOGITS)
         apart: dict[str, Tensor] = {}
         if isinstance(logits, HeadLogits) and self.reads_counted_only:
-            for number in dict.fromkeys(loss.teacher for loss in self):
+            for number, (theirs, trusted) in said.items():
                 mine = {name: loss for name, loss in self.losses.items() if loss.teacher == number}
                 behind_head: dict[str, Any] = {name: loss for name, loss in mine.items() if _reads_logits(loss)}
-                theirs = _of_member(number, teacher)
                 known = isinstance(theirs.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
                 if behind_head and known:
-                    apart |= terms_on_counted(behind_head, factors, logits, theirs, batch)
+                    apart |= terms_on_counted(behind_head, factors, logits, theirs, trusted)
         return {
-            name: apart[name] if name in apart else factors[name] * loss(student, _seen_by(loss, teacher), batch)
-            for name, loss in self.losses.items()
+            name: apart[name] if name in apart else factors[name] * term_of(loss) for name, loss in self.losses.items()
+        }
+
+    def _said(self, teacher: Signals, batch: Batch) -> dict[int | None, tuple[Signals, Batch]]:
+        """What the teacher and the members of an ensemble that losses look at say, and how far that is trusted."""
+        every = {number: _of_member(number, teacher) for number in dict.fromkeys(loss.teacher for loss in self)}
+        return {
+            number: (theirs, replace(batch, trust=theirs[TRUST]) if TRUST in theirs else batch)
+            for number, theirs in every.items()
         }
 
     def _factors(self, weights: dict[str, float]) -> dict[str, float | Tensor]:
@@ -211,12 +225,8 @@ def _of_teacher(loss: Any) -> list[Signal]:
     return asked if loss.teacher is None else [theirs.of(loss.teacher) for theirs in asked]
 
 
-def _seen_by(loss: Any, teacher: Signals) -> Signals:
-    """What a loss is shown: of one member of an ensemble, under the names of a teacher by itself."""
-    return _of_member(loss.teacher, teacher)
-
-
 def _of_member(number: int | None, teacher: Signals) -> Signals:
+    """What a loss is shown: of one member of an ensemble, under the names of a teacher by itself."""
     if number is None:
         return teacher
     return {signal.of(None): seen for signal, seen in teacher.items() if signal.teacher == number}

@@ -1,4 +1,4 @@
-"""Batches of like length, so that little of them is padding."""
+"""Which rows come together: those of like length, so that little is padding; and where the batches are put."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from accelerate.data_loader import DataLoaderShard
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -47,6 +48,8 @@ def grouped(
     if args.train_sampling_strategy != "auto":
         return None
     sequence = getattr(processing_class, "model_input_names", ["input_ids"])[0]
+    if "inputs_embeds" in (getattr(dataset, "column_names", None) or []):
+        sequence = "inputs_embeds"
     lengths = differing_lengths(dataset, args.length_column_name, sequence)
     if lengths is None:
         return None
@@ -76,3 +79,12 @@ def differing_lengths(dataset: Any, lengths: str, sequence: str) -> list[int] | 
     if not all(isinstance(length, int) for length in found):  # a missing row, or a column of another meaning
         return None
     return found if min(found) != max(found) else None
+
+
+def leave_on_host(loader: Any) -> None:
+    """Has a prepared loader give its batches as the collator made them; whoever takes them moves them.
+
+    A loader of which one process reads for all must move them itself, and is left as it is.
+    """
+    if isinstance(loader, DataLoaderShard):
+        loader.device = None

@@ -12,7 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
-ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
+MAPS = ("attention", "attention_scores")
+RELATED = ("query", "key", "value")  # of tokens; some losses look at nothing but how alike they are
+ATTENTION_KINDS = (*MAPS, *RELATED)
 EMBEDDINGS: Literal["embeddings"] = "embeddings"
 Layer = int | Literal["embeddings"]
 Pooling = Literal["first", "last", "mean"]
@@ -54,6 +56,12 @@ Signals = Mapping[Signal, Tensor]
 
 LOGITS = Signal("logits")
 TASK_LOSS = Signal("task_loss")
+TRUST = Signal("trust")
+"""How much what a teacher says of each prediction counts, 0 to 1: of the shape of the predictions, or in multi-label
+(batch, labels). A teacher says it unasked (`Teacher.says_trust`); without it all counts."""
+BOUNDARY = Signal("boundary")
+"""What both say of each example's boundary sample, the student's logits with gradient and then the teacher's, shape
+(batch, 2, classes); both 0 where an example has none. An `augment.boundary.BoundaryTeacher` gives it."""
 
 
 def hidden(layer: Layer) -> Signal:

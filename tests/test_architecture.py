@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.name) for file in FILES}
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
-WORDS = {"signals", "tasks", "top_k"}
+WORDS = {"signals", "tasks", "top_k", "relations"}
 LOSSES = WORDS | {"batch", "heads", "recorded", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "weights", "capture", "checks"}
 # none of these knows the trainer
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
     "top_k": set(),
+    "relations": set(),
     "uncomputed": set(),
     "heads": {"uncomputed"},
     "recorded": {"uncomputed"},

@@ -76,6 +76,7 @@ LEFT_OUT: dict[type[Loss], str] = {
     losses.TaskLoss: "it is torch's own cross entropy of the labels, and looks at no teacher",
     losses.SelfExits: "its cost is the forward of its heads, and the comparison that of SoftTargets",
     losses.Sobolev: "its cost is the second derivative of the models, and the comparison one squared difference",
+    losses.BoundaryTargets: "its cost is the making of the samples, and the comparison that of SoftTargets",
 }
 
 

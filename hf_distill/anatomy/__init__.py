@@ -40,6 +40,7 @@ __all__ = [
     "attention_configs",
     "attention_dropout",
     "describe",
+    "embedding_width",
     "find_blocks",
     "find_embeddings",
     "find_head",
@@ -252,6 +253,13 @@ def max_positions(model: nn.Module) -> int | None:
             offset = getattr(module, "offset", 0) or (module.padding_idx + 1 if module.padding_idx is not None else 0)
             return module.num_embeddings - offset
     return None
+
+
+def embedding_width(model: nn.Module) -> int | None:
+    """How wide the embeddings are that a model's forward takes instead of token ids; None where it takes none."""
+    if vocabulary(model) is None or "inputs_embeds" not in forward_names(model):
+        return None
+    return int(unwrap(model).get_input_embeddings().embedding_dim)
 
 
 def vocabulary(model: nn.Module) -> int | None:

@@ -1,4 +1,4 @@
-"""What makes or changes inputs, so that there is more text to learn from than there was."""
+"""What makes or changes inputs, one file a way: changed texts, moved embeddings, inputs without a text."""
 
 from hf_distill.augment.two_views import TwoViews
 from hf_distill.augment.word_dropout import word_dropout

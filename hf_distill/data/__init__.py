@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, List, Value
 
+from hf_distill.data.embedded import collator_for, embedded_rows
 from hf_distill.data.error import DataError, short
 from hf_distill.data.labels import (
     BadLabel,
@@ -32,7 +33,7 @@ from hf_distill.data.rows import check_columns
 from hf_distill.data.splits import SPLITS, draw, from_files, from_hub, hold_out, local_files
 from hf_distill.recipe import DatasetSpec
 
-__all__ = ["DataError", "encode", "label_names_of", "load", "read_label_names"]
+__all__ = ["DataError", "collator_for", "embedded_rows", "encode", "label_names_of", "load", "read_label_names"]
 
 logger = logging.getLogger(__name__)
 

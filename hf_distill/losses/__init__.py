@@ -3,6 +3,7 @@
 from hf_distill.losses.attention_maps import AttentionKL, AttentionMSE, attention_kl, attention_mse
 from hf_distill.losses.attention_transfer import AttentionTransfer, attention_transfer
 from hf_distill.losses.base import LayerLoss, Loss, PositionLoss, match_layers
+from hf_distill.losses.boundary import BoundaryTargets, boundary_divergence
 from hf_distill.losses.contrastive import ContrastiveRepresentation, contrastive_representation
 from hf_distill.losses.correlation import CorrelationCongruence, correlation_congruence
 from hf_distill.losses.cwtm import CWTM, cwtm
@@ -70,6 +71,7 @@ CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
     ),
     "exits of the student": (SelfExits,),
     "derivatives": (Sobolev,),
+    "boundary samples": (BoundaryTargets,),
 }
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "AttentionKL",
     "AttentionMSE",
     "AttentionTransfer",
+    "BoundaryTargets",
     "ContrastiveRepresentation",
     "CorrelationCongruence",
     "DecoupledKL",
@@ -117,6 +120,7 @@ __all__ = [
     "attention_transfer",
     "binary_dist",
     "binary_kl_divergence",
+    "boundary_divergence",
     "contrastive_representation",
     "correlation_congruence",
     "cosine",

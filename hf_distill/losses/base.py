@@ -80,6 +80,11 @@ class Loss(nn.Module, ABC):
         return found if self.teacher is None else {**found, "teacher": self.teacher}
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether it looks at the teacher."""
+        return any(theirs is not None for _, theirs in self.pairs())
+
+    @property
     def takes_top_k(self) -> bool:
         """Whether it may see the teacher's largest logits with the rest as one class, where others need them all."""
         return False
@@ -87,6 +92,12 @@ class Loss(nn.Module, ABC):
     @property
     def heads_compared(self) -> int | None:
         """Of how many groups of the teacher's attention heads the averages are enough for it; None: it needs each."""
+        return None
+
+    @property
+    def relations_compared(self) -> int | None:
+        """In how many heads it looks at relations of the teacher's queries, keys and values, and at nothing else of
+        them; it then takes `Relations` in their place. None: it needs the states."""
         return None
 
     def extra_repr(self) -> str:
@@ -150,6 +161,11 @@ class Loss(nn.Module, ABC):
     def classes_compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides' logits, (..., classes), of the classes that are compared; all of them unless overridden."""
         return student, teacher
+
+
+def compares_as(loss: Loss, kind: type[Loss]) -> bool:
+    """Whether a loss goes its class's own way to its value: a subclass may look at more."""
+    return all(getattr(type(loss), name) is getattr(kind, name) for name in ("compare", "forward"))
 
 
 AROUND_VALUES = ("compare", "forward", "project", "by_prediction", "chunked")  # none is called behind a fused head

@@ -16,9 +16,9 @@ def cwtm(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of the labels, each example weighted by the teacher's largest probability over the batch's sum.
 
     Args:
-        student: logits, (positions, classes).
-        teacher: logits, (positions, classes).
-        labels: class ids, (positions,); a negative one takes no part.
+        student: logits, (..., classes).
+        teacher: logits, (..., classes).
+        labels: class ids, (...); a negative one takes no part.
 
     Returns:
         A scalar, float32; 0 where there is no label.
@@ -32,10 +32,11 @@ def cwtm(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 def _weighted(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted sum, and the sum of the weights."""
-    known = labels >= 0
-    rows, ids = student[known].float(), labels[known]
-    weights = teacher[known].detach().float().softmax(-1).amax(-1)
-    return (weights * F.cross_entropy(rows, ids, reduction="none")).sum(), weights.sum()
+    known, classes = (labels >= 0).reshape(-1), student.shape[-1]
+    mine, theirs = (torch.where(known[:, None], each.reshape(-1, classes), 0.0).float() for each in (student, teacher))
+    weights = torch.where(known, theirs.detach().softmax(-1).amax(-1), 0.0)
+    values = F.cross_entropy(mine, labels.reshape(-1).clamp(min=0), reduction="none")
+    return (weights * values).sum(), weights.sum()
 
 
 class CWTM(Loss):

@@ -4,10 +4,11 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.losses.attention_maps import attention_kl
-from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.base import LayerLoss, LayerMap, compares_as
 from hf_distill.losses.recorded_maps import recorded_kl, stays_recorded
 from hf_distill.losses.relations_qkv import relation_kl
 from hf_distill.losses.schedules import Weight
+from hf_distill.relations import Relations
 from hf_distill.signals import Layer, ModelShape, Signal, Signals, attention, value
 from hf_distill.tasks import Task
 
@@ -44,6 +45,11 @@ class MiniLM(LayerLoss):
                     f"MiniLM: the student has {mine} {kind} heads, the teacher {theirs}. "
                     "Take MiniLMv2, which splits them anew."
                 )
+        self._value_heads = teacher.key_heads
+
+    @property
+    def relations_compared(self) -> int | None:
+        return (self._value_heads or None) if compares_as(self, MiniLM) else None
 
     def signal(self, layer: Layer) -> Signal:
         return value(layer)  # type: ignore[arg-type]
@@ -68,6 +74,6 @@ class MiniLM(LayerLoss):
             raise ValueError("MiniLM compares nothing; call its setup first.")
         return sum(terms[1:], start=terms[0])
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor | Relations, batch: Batch) -> Tensor:
         """The share of one layer's value relations, in the values' own heads."""
         return batch.mean(relation_kl(student, teacher, student.shape[1], batch.pairs), over="tokens")

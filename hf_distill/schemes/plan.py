@@ -16,20 +16,20 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_distill import anatomy, attachment, checkpoints
+from hf_distill import attachment, checkpoints
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
-from hf_distill.losses import Loss, SoftTargets, TaskLoss
+from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
-from hf_distill.schemes.judging import Judge
-from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+from hf_distill.schemes import judging
+from hf_distill.schemes.wording import in_words, stage_of
+from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
 
 STAGE_FILE = "stage.json"
-UNSAID = ("loss", "runtime", "preparation_time", "_per_second", "epoch")  # no quality: other stages have other losses
 
 
 class Plan:
@@ -54,7 +54,7 @@ class Plan:
         watch: called with each trainer before it trains, to add callbacks for example.
         trainer_class: `DistillationTrainer` or a subclass.
         trainer_kwargs: the trainer's others (train_dataset, eval_dataset, processing_class, data_collator,
-            compute_metrics, optimizer_cls_and_kwargs, ...).
+            compute_metrics, optimizer_cls_and_kwargs, ...); no train_dataset where the scheme makes its own.
 
     Attributes:
         folder: `args.output_dir`.
@@ -63,7 +63,7 @@ class Plan:
         card_facts: what a card can say of the last stage.
 
     Raises:
-        ValueError: what belongs to one training alone (`optimizers`, `model_init`), or no train_dataset.
+        ValueError: what belongs to one training alone (`optimizers`, `model_init`).
     """
 
     def __init__(
@@ -81,12 +81,8 @@ class Plan:
     ) -> None:
         for name in ("optimizers", "model_init"):
             if trainer_kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name} is for one training, and a scheme has several. Pass student= as a function"
-                    " that makes one, and optimizer_cls_and_kwargs= for another optimizer."
-                )
-        if trainer_kwargs.get("train_dataset") is None:
-            raise ValueError("no train_dataset: every stage of a scheme trains on it.")
+                cure = "Pass student= as a function that makes one, or optimizer_cls_and_kwargs=."
+                raise ValueError(f"{name} is for one training, and a scheme has several. {cure}")
         self.args: DistillationConfig = take_over(args)
         self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
         self.losses = losses
@@ -122,7 +118,9 @@ class Plan:
 
     @property
     def train_dataset(self) -> Any:
-        """What every stage trains on unless it is told otherwise."""
+        """What every stage trains on unless it is told otherwise; a ValueError where there is none."""
+        if self.trainer_kwargs.get("train_dataset") is None:
+            raise ValueError(f"{self._running} needs texts: pass train_dataset= to the Plan, or take data_free.")
         return self.trainer_kwargs["train_dataset"]
 
     @property
@@ -168,10 +166,11 @@ class Plan:
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses
         with self._folder_of(name) as folder:
-            kwargs = {**self.trainer_kwargs, **trainer_kwargs}
+            inputs = {} if "train_dataset" in trainer_kwargs else {"train_dataset": self.train_dataset}
+            kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
-            facts = self._describe(name, trainer, self._called(teacher))
+            facts = stage_of(name, trainer, in_words(teacher, self._names))
             if not self._rehearsing:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
@@ -188,15 +187,10 @@ class Plan:
             teacher: it gives logits.
             student: for what the losses would be of; it is not changed.
         """
-        given = {**self.trainer_kwargs, "peft_config": None}
-        if given.get("eval_dataset") is None or given.get("compute_metrics") is None:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            judge = Judge(student, teacher, [SoftTargets()], self._args_of(Path(folder), 1.0, {}), **given)
-            found = {} if self._rehearsing else self._measured(judge)
-        attachment.release(student)
-        found.pop("agreement", None)  # of the student
-        self.stages.append(StageFacts(name, self._called(teacher), finished=True, metrics=found))
+        given, args = self.trainer_kwargs, self._args_of(self.folder, 1.0, {})
+        if given.get("eval_dataset") is not None and given.get("compute_metrics") is not None:
+            found = judging.judged(teacher, student, args, given, self._rehearsing)
+            self.stages.append(StageFacts(name, in_words(teacher, self._names), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
@@ -305,20 +299,6 @@ class Plan:
             setattr(args, name, value)
         return args
 
-    def _describe(self, name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
-        """What a stage is, before it was trained."""
-        args, rows = trainer.args, trainer.train_dataset
-        settings = {
-            "epochs": args.num_train_epochs,
-            "max_steps": args.max_steps,
-            "learning_rate": args.learning_rate,
-            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "seed": args.seed,
-            "rows": len(rows) if hasattr(rows, "__len__") else None,
-        }
-        losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
-        return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
-
     def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
         """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
@@ -340,9 +320,7 @@ class Plan:
     def _train(
         self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
     ) -> StageFacts:
-        self._say(
-            f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
-        )
+        self._say(f"{facts.name}: {facts.student}; teacher: {facts.teacher or 'nobody'}")
         main = trainer.is_world_process_zero()
         if main:
             stages.write(facts, folder / STAGE_FILE)
@@ -353,7 +331,7 @@ class Plan:
         if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
             attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
-        measured = self._measured(trainer)
+        measured = judging.measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
@@ -365,32 +343,9 @@ class Plan:
         trainer.accelerator.wait_for_everyone()
         return facts
 
-    def _measured(self, trainer: DistillationTrainer) -> dict[str, float]:
-        """Its evaluation, without the losses and the times."""
-        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        terms = {f"eval_{name}" for name in trainer.objective.losses}
-        return {name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)}
-
     def _say(self, text: str) -> None:
         if not self._rehearsing:
             self.console.rule(text)
-
-    def _called(self, teacher: Any) -> str | None:
-        """A teacher in words: the stage that made it, or where its weights are from."""
-        if teacher is None or isinstance(teacher, Nobody):
-            return None
-        if isinstance(teacher, str):
-            return teacher
-        if id(teacher) in self._names:
-            return self._names[id(teacher)]
-        inner = [self._called(each) for each in teacher.members] if isinstance(teacher, Teacher) else []
-        if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
-            inner = [self._called(teacher.model)]
-        if isinstance(teacher, Teacher):
-            plain = type(teacher) is ModelTeacher and inner
-            return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
-        model = anatomy.unwrap(teacher)
-        return Path(model.name_or_path).name or type(model).__name__
 
 
 def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:

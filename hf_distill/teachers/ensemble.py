@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.heads import HeadLogits
-from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
+from hf_distill.signals import LOGITS, TRUST, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.given import as_teacher
@@ -26,6 +26,7 @@ def mean_answer(
     mean: Mean = "logits",
     weights: Sequence[float] | Literal["confidence"] | None = None,
     temperature: float = 1.0,
+    trust: Tensor | None = None,
 ) -> Tensor:
     """The mean of several teachers' logits, or the logits of the mean of their probabilities.
 
@@ -36,17 +37,18 @@ def mean_answer(
             answers as the logit of each label's mean probability, so that every loss reads it as logits.
         weights: of the answers, any sum; ``"confidence"`` weighs by `confidence`, row by row; None: all the same.
         temperature: at which probabilities are averaged. What comes back has their mean at this temperature.
+        trust: what each weight is multiplied by, (answers, ..., 1) or (answers, ..., classes). Where nobody is
+            trusted, everybody is.
 
     Returns:
         (..., classes), float32.
     """
     answers = [each.float() for each in answers]
-    if weights == "confidence":
-        mass = torch.stack([confidence(each, task) for each in answers])
-    else:
-        mass = torch.tensor([1.0] * len(answers) if weights is None else list(weights), device=answers[0].device)
-        mass = mass.view(-1, *[1] * answers[0].dim())
+    mass = mass_of(answers, task, weights)
     shares = mass / mass.sum(0)
+    if trust is not None:
+        left = mass * trust
+        shares = torch.where(left.sum(0) > 0, left / left.sum(0).clamp(min=1e-12), shares)
     if mean == "logits" or task is Task.REGRESSION:
         return sum(share * each for share, each in zip(shares, answers, strict=True))  # type: ignore[return-value]
 
@@ -57,6 +59,14 @@ def mean_answer(
         yes, no = ([nn.functional.logsigmoid(sign * each / temperature) for each in answers] for sign in (1, -1))
         return temperature * (log_mean(yes) - log_mean(no))
     return temperature * log_mean([(each / temperature).log_softmax(-1) for each in answers])
+
+
+def mass_of(answers: Sequence[Tensor], task: Task, weights: Sequence[float] | Literal["confidence"] | None) -> Tensor:
+    """What each answer weighs before the weights are made to sum to 1: (answers, ..., 1), see `mean_answer`."""
+    if weights == "confidence":
+        return torch.stack([confidence(each, task) for each in answers])
+    numbers = torch.tensor([1.0] * len(answers) if weights is None else list(weights), device=answers[0].device)
+    return numbers.view(-1, *[1] * answers[0].dim())
 
 
 def confidence(logits: Tensor, task: Task) -> Tensor:
@@ -124,7 +134,9 @@ class EnsembleTeacher(Teacher):
         self.shape = shape_of(self.members)
         self.model = next((each.model for each in self.members if each.model is not None), None)
         self.input_names = tuple(dict.fromkeys(name for each in self.members for name in each.input_names))
+        self.says_trust = any(each.says_trust for each in self.members)
         self._answers: list[Tensor | None] = []  # of the batch under way, until everybody has spoken
+        self._trust: list[Tensor | None] = []
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. Each member is prepared for what the losses on it look at.
@@ -148,8 +160,8 @@ class EnsembleTeacher(Teacher):
         answers = LOGITS in self._wanted
         only = {LOGITS} if answers and LOGITS in self.only_evaluated and LOGITS not in mine else set()
         member.only_evaluated = frozenset(only)
-        member.averaged_heads = {
-            signal.of(None): groups for signal, groups in self.averaged_heads.items() if signal.teacher == number
+        member.compared_heads = {
+            signal.of(None): groups for signal, groups in self.compared_heads.items() if signal.teacher == number
         }
         wanted = frozenset(mine | ({LOGITS} if answers else set()))
         try:
@@ -168,16 +180,16 @@ class EnsembleTeacher(Teacher):
         for member in self.members:
             member.check_evaluation(dataset, collate)
 
-    @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
         """See `Teacher.observe`."""
-        self._answers = []
+        self._answers, self._trust = [], []
         said: dict[Signal, Tensor] = {}
         for number, member in enumerate(self.members):
             with self._on_its_device(number, member):
                 seen = member.observe(_moved(batch, self._where[number]))
                 said |= self._tagged(number, seen)
                 self._answers.append(self._brought(seen[LOGITS]) if LOGITS in seen else None)
+                self._trust.append(self._brought(seen[TRUST]) if TRUST in seen else None)
         return {**said, **self._mean(batch)}
 
     def respond(self, batch: Batch, student: Signals) -> Signals:
@@ -219,8 +231,9 @@ class EnsembleTeacher(Teacher):
     def _asked_for_mean(self, batch: Batch) -> bool:
         return LOGITS in self._wanted and not (batch.training and LOGITS in self.only_evaluated)
 
+    @torch.no_grad()
     def _mean(self, batch: Batch) -> dict[Signal, Tensor]:
-        """The ensemble's own answer, if it is asked for and everybody has spoken."""
+        """The ensemble's own answer, and how far it is trusted, if it is asked for and everybody has spoken."""
         known = [each for each in self._answers if each is not None]
         if not self._asked_for_mean(batch) or len(known) < len(self.members):
             return {}
@@ -228,14 +241,30 @@ class EnsembleTeacher(Teacher):
             raise ValueError(f"the ensemble's teachers gave logits of shapes {[tuple(each.shape) for each in known]}.")
         if batch.task is Task.SPAN:  # padding is no place for an answer
             known = [batch.align(each) for each in known]
-        return {LOGITS: mean_answer(known, batch.task, self.mean, self.weights, self.temperature)}
+        trust = self._trust_of_all()
+        if trust is None:
+            return {LOGITS: mean_answer(known, batch.task, self.mean, self.weights, self.temperature)}
+        mass, beside = mass_of([each.float() for each in known], batch.task, self.weights), trust
+        if trust[0].dim() < known[0].dim():  # one a prediction, and not one a label
+            mass = mass.squeeze(-1)
+            if trust.shape[-1] < known[0].shape[-2]:  # the last position predicts nothing
+                mass, beside = mass[..., : trust.shape[-1]], nn.functional.pad(trust, (0, 1), value=1.0)
+            beside = beside[..., None]
+        together = (mass * trust).sum(0) / mass.sum(0)
+        mean = mean_answer(known, batch.task, self.mean, self.weights, self.temperature, beside)
+        return {LOGITS: mean, TRUST: together}
+
+    def _trust_of_all(self) -> Tensor | None:
+        """In each member's predictions, (members, ...): 1 where one says nothing of it; None where nobody does."""
+        found = [each for each in self._trust if each is not None]
+        return torch.stack([torch.ones_like(found[0]) if t is None else t for t in self._trust]) if found else None
 
     def _tagged(self, number: int, seen: Signals) -> dict[Signal, Tensor]:
         """What the losses on one member look at, under its number."""
         return {
             signal.of(number): self._brought(each)
             for signal, each in seen.items()
-            if signal.of(number) in self._wanted
+            if signal == TRUST or signal.of(number) in self._wanted
         }
 
     def _brought(self, seen: Tensor) -> Tensor:

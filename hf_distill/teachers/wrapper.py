@@ -48,12 +48,24 @@ class Wrapper(Teacher):
         return self.teacher.top_k
 
     @property
-    def averaged_heads(self) -> Mapping[Signal, int]:  # type: ignore[override]
-        return self.teacher.averaged_heads
+    def compared_heads(self) -> Mapping[Signal, int]:  # type: ignore[override]
+        return self.teacher.compared_heads
 
-    @averaged_heads.setter
-    def averaged_heads(self, groups: Mapping[Signal, int]) -> None:
-        self.teacher.averaged_heads = groups
+    @compared_heads.setter
+    def compared_heads(self, groups: Mapping[Signal, int]) -> None:
+        self.teacher.compared_heads = groups
+
+    @property
+    def view(self) -> str:  # type: ignore[override]
+        return self.teacher.view
+
+    @view.setter
+    def view(self, prefix: str) -> None:
+        self.teacher.view = prefix
+
+    @property
+    def says_trust(self) -> bool:  # type: ignore[override]
+        return self.teacher.says_trust
 
     @property
     def only_evaluated(self) -> frozenset[Signal]:  # type: ignore[override]

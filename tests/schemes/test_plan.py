@@ -202,8 +202,8 @@ def test_what_is_for_one_training_is_refused(tmp_path, changed, message):
 
 
 def test_what_cannot_be_a_plan_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no train_dataset"):
-        schemes.Plan(classifier(), args=DistillationConfig(str(tmp_path), use_cpu=True))
+    with pytest.raises(ValueError, match="born_again needs texts: pass train_dataset="):
+        schemes.born_again(schemes.Plan(classifier(), args=DistillationConfig(str(tmp_path), use_cpu=True)))
 
     @schemes.scheme
     def same_name(plan):

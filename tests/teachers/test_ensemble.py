@@ -10,7 +10,7 @@ from runs import classifier, distillation, exactly, rows, weights
 from hf_distill.batch import Batch
 from hf_distill.losses import AttentionKL, HiddenMSE, RelativeSimilarity, RKDDistance, SoftTargets, TaskLoss, fused
 from hf_distill.objective import Objective
-from hf_distill.signals import LOGITS, attention, hidden, pooled
+from hf_distill.signals import LOGITS, TRUST, attention, hidden, pooled
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher, EnsembleTeacher, ModelTeacher, Teacher
 from hf_distill.teachers.ensemble import confidence, mean_answer
@@ -368,3 +368,57 @@ def test_it_shows_whose_a_loss_is():
     assert loss.name == "hidden_mse_of_1"
     assert "teacher" not in HiddenMSE("last").config
     assert str(attention(2).of(1)) == "attention(2) of teacher 1"
+
+
+class Doubtful(Teacher):
+    """Says always the same, and how far that is to be trusted; in training something else than in an evaluation."""
+
+    says_trust = True
+
+    def __init__(self, logits, trust) -> None:
+        self.logits, self.trust = torch.tensor(logits), torch.tensor(trust)
+
+    def observe(self, batch):
+        return {LOGITS: self.logits + 100.0 * (not torch.is_grad_enabled()), TRUST: self.trust}
+
+
+def said_by(members, task, inputs, **knobs):
+    teacher = EnsembleTeacher(members, **knobs)
+    assert teacher.says_trust
+    teacher._wanted, teacher._device, teacher._where = {LOGITS}, CPU, [CPU] * len(members)
+    return teacher.observe(Batch(inputs, task))
+
+
+def test_who_is_trusted_less_weighs_less():
+    ids = {"input_ids": torch.ones(3, 2, dtype=torch.long)}
+    one = Doubtful([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], [1.0, 0.5, 0.0])
+    other = Doubtful([[0.0, 5.0], [0.0, 6.0], [0.0, 7.0]], [1.0, 0.0, 0.0])
+    found = said_by([one, other], Task.SINGLE_LABEL, ids, weights=[3, 1])
+    expected = [[0.75, 1.25], [2.0, 0.0], [2.25, 1.75]]  # nobody is trusted in the last row: the weights alone
+    torch.testing.assert_close(found[LOGITS], torch.tensor(expected))
+    torch.testing.assert_close(found[TRUST], torch.tensor([1.0, 0.375, 0.0]))
+    torch.testing.assert_close(found[TRUST.of(1)], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_trust_in_each_label_and_in_each_position():
+    ids = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+    sure = Doubtful([[4.0, 4.0]], [[1.0, 0.0]])
+    found = said_by([sure, Doubtful([[0.0, 2.0]], [[1.0, 1.0]])], Task.MULTI_LABEL, ids)
+    torch.testing.assert_close(found[LOGITS], torch.tensor([[2.0, 2.0]]))
+    torch.testing.assert_close(found[TRUST], torch.tensor([[1.0, 0.5]]))
+    logits = [[[4.0, 0.0], [4.0, 0.0], [4.0, 0.0]]]
+    members = [Doubtful(logits, [[1.0, 0.0]]), Doubtful([[[0.0, 2.0]] * 3], [[1.0, 1.0]])]  # a causal model's
+    for knobs in ({}, {"weights": "confidence"}):
+        found = said_by(members, Task.CAUSAL_LM, ids, **knobs)
+        torch.testing.assert_close(found[LOGITS][0, 1], torch.tensor([0.0, 2.0]))
+        assert found[TRUST].shape == (1, 2)
+        assert found[LOGITS][0, 0].tolist() == found[LOGITS][0, 2].tolist()
+
+
+def test_members_know_whether_the_student_trains():
+    """What disturbs its teacher in training asks torch for it, also inside of an ensemble."""
+    ids = {"input_ids": torch.ones(1, 2, dtype=torch.long)}
+    members = [Doubtful([[1.0, 0.0]], [1.0]), Doubtful([[3.0, 0.0]], [1.0])]
+    assert said_by(members, Task.SINGLE_LABEL, ids)[LOGITS][0, 0] == 2.0
+    with torch.no_grad():
+        assert said_by(members, Task.SINGLE_LABEL, ids)[LOGITS][0, 0] == 102.0

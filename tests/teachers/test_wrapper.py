@@ -17,6 +17,7 @@ class Everything(Teacher):
     shape = ModelShape("Everything", 2, 4, 2, LABELS)
     model = torch.nn.Linear(1, 1)
     top_k = 7
+    says_trust = True
 
     def __init__(self) -> None:
         self.called: list[str] = []
@@ -51,11 +52,13 @@ def test_every_question_and_every_word_reaches_the_one_inside():
     around.check_evaluation(None, None)
     around.step()
     around.load_state({"known": torch.zeros(1)})
-    around.only_evaluated, around.averaged_heads = frozenset({LOGITS}), {attention(0): 1}
+    around.view = "other_"
+    assert inside.view == around.view == "other_"
+    around.only_evaluated, around.compared_heads = frozenset({LOGITS}), {attention(0): 1}
     assert inside.called == ["prepare", "check_evaluation", "step"]
     assert inside.loaded is not None
-    assert (inside.only_evaluated, inside.averaged_heads) == (frozenset({LOGITS}), {attention(0): 1})
-    for name in ("shape", "input_names", "model", "top_k", "only_evaluated", "averaged_heads"):
+    assert (inside.only_evaluated, inside.compared_heads) == (frozenset({LOGITS}), {attention(0): 1})
+    for name in ("shape", "input_names", "model", "top_k", "says_trust", "only_evaluated", "compared_heads"):
         assert getattr(around, name) is getattr(inside, name)
     assert around.state() == {"known": torch.ones(1)}
     assert around.observe(None)[LOGITS].tolist() == [1, 1]
