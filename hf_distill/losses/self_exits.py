@@ -169,8 +169,8 @@ class SelfExits(Loss):
             raise ValueError(
                 "SelfExits needs a labels column, and the batch has none. Add it, or leave SelfExits out."
             )
-        logits = batch.align(student[LOGITS].detach())
-        last = self.state(self._seen(self.last, student, batch), batch).detach()
+        logits = batch.align(student[LOGITS])
+        last = self.state(self._seen(self.last, student, batch), batch)
         terms = []
         for index, layer in enumerate(self.depths):
             feature, exit_logits = self.answer(index, self._seen(layer, student, batch), batch)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from hf_distill import anatomy
 from hf_distill.augment import MaskedWords, Neighbours, replace_words
 from hf_distill.losses import AttentionKL, AttentionMSE, HiddenMSE, Loss, SoftTargets, match_layers
+from hf_distill.losses.attention_maps import Heads
 from hf_distill.schemes.chain import model_of
 from hf_distill.schemes.plan import Plan, scheme
 from hf_distill.signals import EMBEDDINGS, ModelShape
@@ -43,7 +44,7 @@ def two_stage(
         share: of the steps, for the first stage. The authors' code gives it 10 epochs and the second 3.
         attention: what is compared of it: scores before the softmax, as the paper does, maps after it, which families
             with attention code of their own have too, or nothing. Where the numbers of heads differ, averages over
-            groups of them are.
+            groups of them are, or over all where they make no equal groups.
         temperature: of the second stage.
         samples: copies of each row; the paper's number is 20. For tasks with one label an example.
         masked_lm: folder or Hub id of the masked language model that proposes words of a single piece; None takes them
@@ -83,8 +84,9 @@ def _inside(student: ModelShape, teacher: ModelShape, attention: str) -> list[Lo
     states = HiddenMSE(layers, "none" if student.width == teacher.width else "shared")
     if attention == "none":
         return [states]
-    kind = AttentionMSE if attention == "scores" else AttentionKL
-    return [states, kind("uniform", "matched" if student.heads == teacher.heads else "grouped")]
+    fewer, more = sorted((student.heads, teacher.heads))
+    heads: Heads = "matched" if fewer == more else "grouped" if fewer and more % fewer == 0 else "mean"
+    return [states, AttentionMSE("uniform", heads) if attention == "scores" else AttentionKL("uniform", heads)]
 
 
 def _with_copies(

@@ -115,6 +115,8 @@ def test_the_coins_of_a_row_are_its_own_and_those_of_the_seed():
         replace_words(of(*rows), TOKENIZER, near, samples=2, seed=seed)["input_ids"] for seed in (0, 0, 1)
     )
     assert found == again != other
+    twins = replace_words(of("[CLS] aa bb cc dd [SEP]", "[CLS] aa bb cc dd [SEP]"), TOKENIZER, near, samples=1)
+    assert twins["input_ids"][0] != twins["input_ids"][1]
     few = replace_words(of(*rows[:3]), TOKENIZER, near, samples=2, seed=0)["input_ids"]
     assert found[: len(few)] == few
 

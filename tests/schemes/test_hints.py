@@ -16,11 +16,13 @@ def narrow(blocks=4):
 
 
 def test_the_two_stages_by_hand(tmp_path):
-    found = schemes.hints(planned(tmp_path / "scheme", narrow(), deep(8, seed=1), max_steps=4), share=0.25)
+    own = [losses.TaskLoss(), losses.LogitMSE()]
+    plan = planned(tmp_path / "scheme", narrow(), deep(8, seed=1), losses=own, max_steps=4)
+    found = schemes.hints(plan, share=0.25)
     teacher = deep(8, seed=1)
     first = distillation(tmp_path / "1", narrow(), teacher, [losses.HiddenMSE({1: 3})], max_steps=1)
     first.train()
-    second = distillation(tmp_path / "2", first.model, teacher, max_steps=3)
+    second = distillation(tmp_path / "2", first.model, teacher, own, max_steps=3)
     second.train()
     assert same(weights(found), weights(second.model))
 

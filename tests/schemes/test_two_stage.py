@@ -43,6 +43,13 @@ def test_the_two_stages_by_hand(tmp_path, student, inside):
     assert same(weights(found), weights(second.model))
 
 
+def test_heads_that_make_no_equal_groups_are_averaged(tmp_path):
+    taken = []
+    student = deep(2, hidden_size=24, num_attention_heads=3)
+    schemes.two_stage(planned(tmp_path, student, deep(4, seed=1), watch=taken.append))
+    assert [loss.config.get("heads") for loss in taken[0].objective] == [None, "mean"]
+
+
 def test_the_losses_of_a_plan_are_those_of_the_second_stage(tmp_path):
     taken = []
     plan = planned(tmp_path, deep(2), deep(4, seed=1), losses=[losses.LogitMSE()], watch=taken.append)
