@@ -6,6 +6,7 @@ Zhang et al. 2019, arXiv:1905.08094. Each exit is compared with the same exit tr
 answers each text after the first block where it is sure enough.
 """
 
+import torch
 from multilabel_distilbert import compute_metrics, load, parser, settings
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, EvalPrediction
@@ -42,8 +43,8 @@ def main(arguments=None):
 
 def quality(model, layer, batches):
     """Mean average precision."""
-    predictions = sum((model(batch, layer).tolist() for batch in batches), [])
-    labels = sum((batch["labels"].tolist() for batch in batches), [])
+    predictions = torch.cat([model(batch, layer) for batch in batches]).numpy()
+    labels = torch.cat([batch["labels"] for batch in batches]).numpy()
     return compute_metrics(EvalPrediction(predictions, labels))["mean_average_precision"]
 
 

@@ -45,8 +45,9 @@ class Capture:
     Outside of `with` nothing is hooked and the model is as it was: gradient checkpointing runs blocks again in
     backward, and that must not be recorded. Nothing is switched to eager attention: q, k, v and the mask of the wanted
     layers are kept while sdpa or flash attention runs, or the eager attention of a family that has no other because it
-    caps its scores. Families with attention code of their own (DeBERTa, MPNet, ...) are asked for the maps of the
-    wanted layers. What a layer says first is kept, whatever runs it again.
+    caps its scores, and maps and scores are not computed before somebody touches them (`recorded.RecordedMap`).
+    Families with attention code of their own (DeBERTa, MPNet, ...) are asked for the maps of the wanted layers. What a
+    layer says first is kept, whatever runs it again.
 
     Derivatives by the token embeddings are taken with gradients on, whatever is around; where they are differentiated
     again, attention runs in the one implementation that has second derivatives, inside of `with` only.
@@ -59,6 +60,9 @@ class Capture:
         wanted: the signals; layers counted from 0 or from the end.
         order: for each label the index of it in the model's own logits; None where that is the same.
         ends: whether the forward ends where the last signal was seen; `outputs` is then None where it ended early.
+
+    Attributes:
+        head: the model's `VocabularyHead`, found once; None where it has none.
 
     Raises:
         ValueError: a layer does not exist, or the family's attention cannot be recorded; on entering `with`, if blocks
@@ -77,7 +81,8 @@ class Capture:
         self._blocks = anatomy.find_blocks(model) if kinds - {"logits", "task_loss"} else []
         self._embeddings = anatomy.find_embeddings(model) if "input_gradient" in kinds else None
         apart = not kinds & {"task_loss", "input_gradient", "label_embeddings"}  # these compute with all logits
-        self._vocabulary = find_vocabulary_head(model) if LOGITS in self.wanted and apart else None
+        self.head = find_vocabulary_head(model)
+        self._vocabulary = self.head if LOGITS in self.wanted and apart else None
         self._counted: Batch | None = None
         self._twice = any(signal.order == 2 for signal in self.wanted)
         self._contexts = ExitStack()
@@ -265,7 +270,7 @@ class Capture:
                 f"{self._name} was given {len(batch.counted_rows)} positions in its head and answered with "
                 f"{tuple(logits.shape)}: it is not known which is which."
             )
-        return HeadLogits.placed(logits, batch.counted_rows, batch.positions.shape)
+        return HeadLogits.placed(logits, batch.counted_rows.to(logits.device), batch.positions.shape)
 
     def _ordered(self, values: Tensor, axis: int) -> Tensor:
         return values if self._order is None else values.index_select(axis, self._order)
@@ -312,7 +317,8 @@ class Capture:
             if not args or args[0].dim() != 3 or batch.counted_positions(args[0]) is None:
                 return None
             self._left_out = True
-            return args[0].flatten(0, 1).index_select(0, batch.counted_rows)[None], *args[1:]
+            rows = batch.counted_rows.to(args[0].device)  # of a model that is spread out, the head is elsewhere
+            return args[0].flatten(0, 1).index_select(0, rows)[None], *args[1:]
 
         return keep
 

@@ -166,10 +166,13 @@ def check_takes_embeddings(student: nn.Module, teacher: nn.Module, what: str) ->
 
 def makes_labels(collator: Any) -> bool:
     """Whether labels may come out of a collator where no column holds them, as those of language models do."""
+    collator = getattr(collator, "student", collator)  # of two views
     return collator is not transformers.default_data_collator and not isinstance(collator, _LABELS_FROM_COLUMNS)
 
 
-def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str) -> None:
+def check_dataset(
+    dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str, view: str = ""
+) -> None:
     """Refuses data that one of the models cannot read.
 
     Reads a `datasets.Dataset` without a transform; others are left to the first batch.
@@ -179,13 +182,15 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_la
         models: {what messages call it: model} that read it; None where there is none.
         needs_labels: whether a loss asks for a column of labels.
         name: what messages call the data.
+        view: prefix of the teacher's columns, where they are not the student's.
 
     Raises:
-        ValueError: no labels where they are needed, a sequence longer than a model takes, an id that it does not know.
+        ValueError: no columns of the teacher's view, no labels where they are needed, a sequence longer than a model
+            takes, an id that it does not know.
     """
     if isinstance(dataset, Mapping):
         for split, each in dataset.items():
-            check_dataset(each, models, needs_labels, f"{name}[{split!r}]")
+            check_dataset(each, models, needs_labels, f"{name}[{split!r}]", view)
         return
     if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
         return
@@ -197,24 +202,35 @@ def check_dataset(dataset: Any, models: Mapping[str, nn.Module | None], needs_la
         )
     if "inputs_embeds" in columns and len(dataset):
         _check_embedded(dataset, models, name)
-    if "input_ids" not in columns or not len(dataset):
-        return
-    ids = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
-    longest, largest = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
+    if view and not any(column.startswith(view) for column in columns):
+        raise ValueError(
+            f"{name} has no column that begins with {view}, which the teacher reads, only {', '.join(columns)}. "
+            "Encode what it reads with teachers.add_view."
+        )
+    measured: dict[str, tuple[int, int | None]] = {}
     for who, model in models.items():
-        if model is None:
+        column = f"{view if who == 'teacher' else ''}input_ids"
+        if model is None or column not in columns or not len(dataset):
             continue
-        positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
-        if positions is not None and longest > positions:
-            raise ValueError(
-                f"{name} has a sequence of {longest} tokens, and the {who} takes {positions}. "
-                f"Tokenise with truncation=True, max_length={positions}."
-            )
-        if known is not None and largest is not None and largest >= known:
-            raise ValueError(
-                f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
-                "Tokenise with that model's own tokenizer."
-            )
+        if column not in measured:
+            ids = dataset.select_columns(column).with_format("arrow")[:][column]
+            measured[column] = pc.max(pc.list_value_length(ids)).as_py(), pc.max(pc.list_flatten(ids)).as_py()
+        _check_ids(*measured[column], model, who, name)
+
+
+def _check_ids(longest: int, largest: int | None, model: nn.Module, who: str, name: str) -> None:
+    """Refuses sequences that are too long for a model, and ids that it does not know."""
+    positions, known = anatomy.max_positions(model), anatomy.vocabulary(model)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"{name} has a sequence of {longest} tokens, and the {who} takes {positions}. "
+            f"Tokenise with truncation=True, max_length={positions}."
+        )
+    if known is not None and largest is not None and largest >= known:
+        raise ValueError(
+            f"{name} has token id {largest}, and the {who} knows {known} (0 to {known - 1}). "
+            "Tokenise with that model's own tokenizer."
+        )
 
 
 def _check_embedded(dataset: datasets.Dataset, models: Mapping[str, nn.Module | None], name: str) -> None:

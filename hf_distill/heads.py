@@ -4,19 +4,16 @@ Torch only. `capture` makes them, the losses that go position by position read t
 everybody else they are a tensor like any other, made whole when it is touched.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-_KNOWN_BEFORE = (Tensor.dim, Tensor.size, Tensor.is_floating_point)
-_METADATA = {getter.__get__ for getter in (Tensor.shape, Tensor.dtype, Tensor.device, Tensor.ndim, Tensor.layout)}  # type: ignore[union-attr]
+from hf_distill.uncomputed import Uncomputed
 
 
-class HeadLogits(Tensor):
+class HeadLogits(Uncomputed):
     """Logits of one model, shape (batch, positions, classes), as what its last linear layer would make them of.
 
     Any operation gets the logits themselves, so that a model may go on working with them (soft-capping, a bias), and a
@@ -34,7 +31,6 @@ class HeadLogits(Tensor):
     weight: Tensor | None
     bias: Tensor | None
     rows: Tensor | None
-    made: Tensor | None
 
     @classmethod
     def of(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> "HeadLogits":
@@ -68,8 +64,8 @@ class HeadLogits(Tensor):
     ) -> "HeadLogits":
         # at least float32, as accelerate makes a model's answer: it would convert it, and so make it whole
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        made = torch.empty((), dtype=dtype, device=hidden.device).expand(*shape).as_subclass(cls)
-        made.hidden, made.weight, made.bias, made.rows, made.made = hidden, weight, bias, rows, None
+        made: HeadLogits = cls.stand_in(tuple(shape), dtype, hidden.device)
+        made.hidden, made.weight, made.bias, made.rows = hidden, weight, bias, rows
         return made
 
     def kept(self) -> Tensor:
@@ -85,16 +81,3 @@ class HeadLogits(Tensor):
                 found = everywhere.index_copy(0, self.rows, found)
             self.made = found.view(self.shape)
         return self.made
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in _METADATA or func in _KNOWN_BEFORE:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        return func(*tree_map(_whole, args), **tree_map(_whole, dict(kwargs or {})))
-
-
-def _whole(value: Any) -> Any:
-    return value.whole() if isinstance(value, HeadLogits) else value

@@ -6,6 +6,7 @@ any weight of the student is, and split off again when the student is saved.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from hf_distill.heads import HeadLogits
 from hf_distill.losses.base import Loss, PositionLoss
 from hf_distill.losses.fused import terms_on_counted
 from hf_distill.losses.schedules import check_weight, weight_at
-from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
+from hf_distill.signals import ATTENTION_KINDS, LOGITS, MAPS, TRUST, ModelShape, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.top_k import TopK
 
@@ -77,10 +78,13 @@ class Objective(nn.Module):
         self.of_vocabulary = task.of_vocabulary
         for loss in self:
             check_weight(loss.weight, type(loss).__name__)
-            loss.setup(student, teacher, task)
-            for mine, theirs in loss.pairs():
-                self._check_width(loss, mine, student)
-                self._check_width(loss, theirs, teacher)
+            theirs = teacher if loss.teacher is None else _member(loss, loss.teacher, teacher)
+            loss.setup(student, theirs, task)
+            for ours, other in loss.pairs():
+                self._check_width(loss, ours, student)
+                self._check_width(loss, other, theirs)
+                if teacher is not None and teacher.members and loss.teacher is None:
+                    _check_whose(loss, other, teacher)
 
     def _check_width(self, loss: Loss, signal: Signal | None, shape: ModelShape | None) -> None:
         if signal is not None and shape is not None and signal.kind in ("hidden", "pooled") and not shape.width:
@@ -100,16 +104,18 @@ class Objective(nn.Module):
     @property
     def wanted_of_teacher(self) -> frozenset[Signal]:
         """What is asked of the teacher."""
-        return frozenset(theirs for loss in self for _, theirs in loss.pairs() if theirs is not None)
+        return frozenset(theirs for loss in self for theirs in _of_teacher(loss))
 
     @property
-    def averaged_heads(self) -> dict[Signal, int]:
-        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them."""
+    def compared_heads(self) -> dict[Signal, int]:
+        """Of which attention maps of the teacher averages over heads are enough, and over how many groups of them; of
+        which queries, keys and values relations are, and in how many heads."""
         asked: dict[Signal, set[int | None]] = {}
         for loss in self:
-            for _, theirs in loss.pairs():
-                if theirs is not None and theirs.kind in ("attention", "attention_scores"):
-                    asked.setdefault(theirs, set()).add(loss.heads_compared)
+            for theirs in _of_teacher(loss):
+                if theirs.kind in ATTENTION_KINDS:
+                    enough = loss.heads_compared if theirs.kind in MAPS else loss.relations_compared
+                    asked.setdefault(theirs, set()).add(enough)
         return {signal: groups for signal, (groups, *more) in asked.items() if groups is not None and not more}
 
     @property
@@ -165,21 +171,36 @@ class Objective(nn.Module):
             batch: knows what counts.
             layers: with `balance`, the student's parameters by layer, on which the gradients are measured now.
         """
-        weights = self._scheduled()
+        weights, said = self._scheduled(), self._said(teacher, batch)
+
+        def term_of(loss: Any) -> Tensor:
+            theirs, trusted = said[loss.teacher]
+            return loss(student, theirs, trusted if loss.asks_teacher else batch)  # type: ignore[no-any-return]
+
         if layers is not None and self.multipliers is not None:
-            raw = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
+            raw = {name: term_of(loss) for name, loss in self.losses.items()}
             norms = gradient_norms(raw, layers, batch.mean_over_processes)
             self.multipliers.copy_(multipliers(norms, norms.new_tensor(list(weights.values()))))
             return {name: self._factors(weights)[name] * term for name, term in raw.items()}
         factors, logits = self._factors(weights), student.get(LOGITS)
         apart: dict[str, Tensor] = {}
-        known = isinstance(teacher.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
-        if isinstance(logits, HeadLogits) and self.reads_counted_only and known:
-            behind_head: dict[str, Any] = {name: loss for name, loss in self.losses.items() if _reads_logits(loss)}
-            apart = terms_on_counted(behind_head, factors, logits, teacher, batch) if behind_head else {}
+        if isinstance(logits, HeadLogits) and self.reads_counted_only:
+            for number, (theirs, trusted) in said.items():
+                mine = {name: loss for name, loss in self.losses.items() if loss.teacher == number}
+                behind_head: dict[str, Any] = {name: loss for name, loss in mine.items() if _reads_logits(loss)}
+                known = isinstance(theirs.get(LOGITS), Tensor | TopK | None)  # else only the losses know what it is
+                if behind_head and known:
+                    apart |= terms_on_counted(behind_head, factors, logits, theirs, trusted)
         return {
-            name: apart[name] if name in apart else factors[name] * loss(student, teacher, batch)
-            for name, loss in self.losses.items()
+            name: apart[name] if name in apart else factors[name] * term_of(loss) for name, loss in self.losses.items()
+        }
+
+    def _said(self, teacher: Signals, batch: Batch) -> dict[int | None, tuple[Signals, Batch]]:
+        """What the teacher and the members of an ensemble that losses look at say, and how far that is trusted."""
+        every = {number: _of_member(number, teacher) for number in dict.fromkeys(loss.teacher for loss in self)}
+        return {
+            number: (theirs, replace(batch, trust=theirs[TRUST]) if TRUST in theirs else batch)
+            for number, theirs in every.items()
         }
 
     def _factors(self, weights: dict[str, float]) -> dict[str, float | Tensor]:
@@ -196,3 +217,43 @@ class Objective(nn.Module):
 
 def _reads_logits(loss: Any) -> bool:
     return any(LOGITS in pair for pair in loss.pairs())
+
+
+def _of_teacher(loss: Any) -> list[Signal]:
+    """What a loss asks the teacher for; where it is a loss on one member of an ensemble, of that one."""
+    asked = [theirs for _, theirs in loss.pairs() if theirs is not None]
+    return asked if loss.teacher is None else [theirs.of(loss.teacher) for theirs in asked]
+
+
+def _of_member(number: int | None, teacher: Signals) -> Signals:
+    """What a loss is shown: of one member of an ensemble, under the names of a teacher by itself."""
+    if number is None:
+        return teacher
+    return {signal.of(None): seen for signal, seen in teacher.items() if signal.teacher == number}
+
+
+def _member(loss: Loss, number: int, teacher: ModelShape | None) -> ModelShape | None:
+    """What the member is that a loss looks at."""
+    members = () if teacher is None else teacher.members
+    who = f"{type(loss).__name__}(...).of({number})"
+    if not members:
+        raise ValueError(f"{who} looks at a member of an ensemble, and there is one teacher. Leave .of({number}) out.")
+    if number >= len(members):
+        raise ValueError(f"{who}: the ensemble has {len(members)} teachers, 0 to {len(members) - 1}.")
+    return members[number]
+
+
+def _check_whose(loss: Loss, signal: Signal | None, teacher: ModelShape) -> None:
+    """Of an ensemble as a whole there is an answer, and nothing inside."""
+    if signal is None or signal == LOGITS:
+        return
+    if signal.teacher is None:
+        raise ValueError(
+            f"{type(loss).__name__} looks at {signal}, and the teacher is an ensemble of {len(teacher.members)}, each "
+            f"with its own. Say whose: {type(loss).__name__}(...).of(0)."
+        )
+    if signal.teacher >= len(teacher.members):
+        raise ValueError(
+            f"{type(loss).__name__} looks at {signal}, and the ensemble has {len(teacher.members)} teachers, 0 to "
+            f"{len(teacher.members) - 1}."
+        )

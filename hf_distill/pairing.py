@@ -75,9 +75,10 @@ def pair(
     compared = teacher.model is not None and theirs is not None and theirs.classes == mine.classes
     wanted = objective.wanted_of_teacher | (answers if compared else set())
     teacher.only_evaluated = frozenset(wanted - objective.wanted_of_teacher)
-    teacher.averaged_heads = objective.averaged_heads
+    teacher.compared_heads = objective.compared_heads
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     _check_top_k(objective, mine, teacher)
+    _check_trust(objective, teacher)
     capture = Capture(student, objective.wanted_of_student | answers)
     _check_maps(student, objective)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
@@ -91,6 +92,16 @@ def _check_maps(student: nn.Module, objective: Objective) -> None:
         raise ValueError(
             f"{type(anatomy.unwrap(student)).__name__} hands out its attention maps after a dropout of {share}, which "
             f"would be most of the loss. Load the student with {name}=0.0."
+        )
+
+
+def _check_trust(objective: Objective, teacher: Teacher) -> None:
+    """A value of a whole batch cannot be weighed row by row."""
+    related = next((loss for loss in objective if loss.relational and loss.asks_teacher), None)
+    if teacher.says_trust and related is not None:
+        raise ValueError(
+            f"{type(related).__name__} compares the rows of a batch with one another, and {type(teacher).__name__} "
+            "says how much each row counts. Use losses that compare example by example, such as SoftTargets."
         )
 
 

@@ -1,4 +1,4 @@
-"""Batches of like length, so that little of them is padding."""
+"""Which rows come together: those of like length, so that little is padding; and where the batches are put."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from accelerate.data_loader import DataLoaderShard
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -78,3 +79,12 @@ def differing_lengths(dataset: Any, lengths: str, sequence: str) -> list[int] | 
     if not all(isinstance(length, int) for length in found):  # a missing row, or a column of another meaning
         return None
     return found if min(found) != max(found) else None
+
+
+def leave_on_host(loader: Any) -> None:
+    """Has a prepared loader give its batches as the collator made them; whoever takes them moves them.
+
+    A loader of which one process reads for all must move them itself, and is left as it is.
+    """
+    if isinstance(loader, DataLoaderShard):
+        loader.device = None

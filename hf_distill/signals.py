@@ -7,12 +7,14 @@ A signal is an object and its own dictionary key, so that a typo is an ImportErr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-ATTENTION_KINDS = ("attention", "attention_scores", "query", "key", "value")
+MAPS = ("attention", "attention_scores")
+RELATED = ("query", "key", "value")  # of tokens; some losses look at nothing but how alike they are
+ATTENTION_KINDS = (*MAPS, *RELATED)
 EMBEDDINGS: Literal["embeddings"] = "embeddings"
 Layer = int | Literal["embeddings"]
 Pooling = Literal["first", "last", "mean"]
@@ -29,6 +31,7 @@ class Signal:
         pooling: how tokens become one vector, for ``pooled`` only.
         direction: along what is differentiated, for ``input_gradient`` only.
         order: how often, for ``input_gradient`` only.
+        teacher: of which member of an ensemble; None where there is one teacher, or for the ensemble's own answer.
     """
 
     kind: str
@@ -36,17 +39,26 @@ class Signal:
     pooling: Pooling | None = None
     direction: Direction | None = None
     order: int | None = None
+    teacher: int | None = None
 
     def __str__(self) -> str:
         parts = (self.layer, self.pooling, self.direction, self.order)
         inside = ", ".join(str(part) for part in parts if part is not None)
-        return f"{self.kind}({inside})" if inside else self.kind
+        own = f"{self.kind}({inside})" if inside else self.kind
+        return own if self.teacher is None else f"{own} of teacher {self.teacher}"
+
+    def of(self, teacher: int | None) -> "Signal":
+        """The same of one member of an ensemble, counted from 0; None: of a teacher by itself."""
+        return replace(self, teacher=teacher)
 
 
 Signals = Mapping[Signal, Tensor]
 
 LOGITS = Signal("logits")
 TASK_LOSS = Signal("task_loss")
+TRUST = Signal("trust")
+"""How much what a teacher says of each prediction counts, 0 to 1: of the shape of the predictions, or in multi-label
+(batch, labels). A teacher says it unasked (`Teacher.says_trust`); without it all counts."""
 BOUNDARY = Signal("boundary")
 """What both say of each example's boundary sample, the student's logits with gradient and then the teacher's, shape
 (batch, 2, classes); both 0 where an example has none. An `augment.boundary.BoundaryTeacher` gives it."""
@@ -116,6 +128,8 @@ class ModelShape:
         causal: whether a position sees only what is before it.
         key_heads: heads of keys and values, fewer than `heads` where queries share them.
         head_width: size of one head.
+        members: of an ensemble, what each teacher in it is (None for one that is no model); what stands beside it is
+            then that of the first that is a model, and the classes are the ensemble's own.
     """
 
     name: str
@@ -126,3 +140,4 @@ class ModelShape:
     causal: bool = False
     key_heads: int = 0
     head_width: int = 0
+    members: tuple["ModelShape | None", ...] = ()

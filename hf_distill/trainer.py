@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, enable_ful
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_distill import anatomy, attachment, checks, data, own_rows, sampling, students, vocabulary
-from hf_distill.batch import Batch, count_step
+from hf_distill.batch import Batch, count_step, host
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
@@ -165,7 +165,7 @@ class DistillationTrainer(Trainer):
     def _observe_student(self, model: nn.Module, batch: Batch, teacher: Signals) -> dict[str, Any]:
         """One call of the wrapped model runs the student and then the losses, so that DDP and FSDP see projections."""
         unwrapped = self.accelerator.unwrap_model(model)
-        inputs = vocabulary.inputs_for(unwrapped, batch)
+        inputs = vocabulary.inputs_for(unwrapped, batch, self._capture.head)
 
         def student_and_objective(student: nn.Module, **kwargs: Any) -> dict[str, Any]:
             with part("student forward"), self._capture.counting(batch):
@@ -202,6 +202,7 @@ class DistillationTrainer(Trainer):
         attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
             compile_in_place(self.model, self.objective, self.args)
+        sampling.leave_on_host(args[1])
         self._trained.restart(self.state.global_step)
         self._taught_until, self._grad_norm = self.state.global_step, None
         return super()._prepare_for_training(max_steps, *args, **kwargs)
@@ -211,7 +212,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimizer step, and what they hold over all processes."""
         with part("data"):
-            samples = [self._prepare_inputs(each) for each in islice(epoch_iterator, num_batches)]
+            samples = [self._prepare_inputs(host.moved(each, device)) for each in islice(epoch_iterator, num_batches)]
         if not samples:
             return samples, None
         step, args = self.state.global_step, self.args
@@ -299,7 +300,7 @@ class DistillationTrainer(Trainer):
         in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
         self.data_collator = data.collator_for(self.data_collator, self.train_dataset, self.eval_dataset)
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_dataset(getattr(self, name), models, in_column, name)
+            checks.check_dataset(getattr(self, name), models, in_column, name, self.teacher.view)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -355,8 +356,7 @@ class DistillationTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes README.md from what was measured: `card_facts` where they were set, else what the trainer knows."""
         if self.is_world_process_zero():
-            card = render(self.card_facts or self.own_facts())
-            card.save(Path(self.args.output_dir) / "README.md")
+            render(self.card_facts or self.own_facts()).save(Path(self.args.output_dir) / "README.md")
 
     def own_facts(self) -> CardFacts:
         """What this trainer knows for a card: labels, losses, settings, versions. `run` adds what it measured."""

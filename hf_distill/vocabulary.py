@@ -49,18 +49,23 @@ def find_vocabulary_head(model: nn.Module) -> VocabularyHead | None:
     return VocabularyHead(next(each for each in outer if inner.isdisjoint(each.modules())), last)
 
 
-def inputs_for(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def inputs_for(model: nn.Module, batch: Batch, head: VocabularyHead | None) -> dict[str, Any]:
     """What a model's forward is given of a batch: no labels, since the losses are computed outside of it.
 
     A decoder's inputs are made from the labels: by the model, or here where it shall not compute the logits of every
     position for a loss that nobody looks at.
+
+    Args:
+        model: a transformers model or PEFT wrapper.
+        batch: labels included.
+        head: of the model, from `find_vocabulary_head`, which goes through all of it: once, and not in every step.
     """
     inputs = anatomy.accepted(model, batch.inputs)
     if "inputs_embeds" in inputs:  # as the model's own table would give them
         inputs["inputs_embeds"] = inputs["inputs_embeds"].to(anatomy.unwrap(model).dtype)
     if batch.task is not Task.SEQ2SEQ:
         inputs.pop("labels", None)
-    elif batch.counted_only and "labels" in inputs and find_vocabulary_head(model) is not None:
+    elif batch.counted_only and "labels" in inputs and head is not None:
         labels = inputs.pop("labels")
         if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
             made: Any = anatomy.unwrap(model).prepare_decoder_input_ids_from_labels

@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(), file.name) for file in FILES}
 
 # room: the rooms that it may import. A room is a module or a subpackage of hf_distill; within itself all is free
-WORDS = {"signals", "tasks", "top_k"}
-LOSSES = WORDS | {"batch", "heads", "losses"}
+WORDS = {"signals", "tasks", "top_k", "relations"}
+LOSSES = WORDS | {"batch", "heads", "recorded", "losses"}
 MODELS = WORDS | {"batch", "derivatives", "anatomy", "vocabulary", "weights", "capture", "checks"}
 # none of these knows the trainer
 FACTS = {"recipe", "data", "metrics", "report", "card", "privacy", "hub", "config", "evaluation", "progress"}
@@ -37,13 +37,16 @@ MAY_IMPORT = {
     "signals": set(),
     "tasks": set(),
     "top_k": set(),
-    "heads": set(),
-    "batch": WORDS,
+    "relations": set(),
+    "uncomputed": set(),
+    "heads": {"uncomputed"},
+    "recorded": {"uncomputed"},
+    "batch": WORDS | {"recorded"},
     "losses": LOSSES,
     "balance": set(),
     "objective": LOSSES | {"balance"},
     "derivatives": WORDS | {"batch"},
-    "anatomy": WORDS,
+    "anatomy": WORDS | {"recorded"},
     "weights": set(),
     "vocabulary": WORDS | {"anatomy", "batch"},
     "capture": WORDS | {"anatomy", "batch", "derivatives", "heads", "vocabulary"},

@@ -20,6 +20,8 @@ from hf_distill import anatomy
 from hf_distill import capture as capture_of
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
+from hf_distill.losses import AttentionKL, attention_kl, recorded_maps
+from hf_distill.recorded import RecordedMap
 from hf_distill.signals import (
     EMBEDDINGS,
     LOGITS,
@@ -166,6 +168,37 @@ def test_attention_is_what_the_eager_model_shows(family: str) -> None:
         assert family in HAND_OUT or maps.permute(0, 3, 1, 2)[~valid].eq(0).all()
     unequal = (found[attention(0)] - found[attention(LAYERS - 1)]).abs().max()
     assert unequal > 1e-3  # else a wrong layer would not be seen
+
+
+@pytest.mark.parametrize("family", [family for family in [*FAMILIES, *OTHERS] if family not in HAND_OUT])
+def test_recorded_maps_are_compared_in_blocks_as_eager_ones_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 0 learns from layer 2 of the same model: the loss, and its gradient by all weights below."""
+    monkeypatch.setattr(recorded_maps, "BLOCK_ELEMENTS", 100)  # two rows of queries or so
+    model = model_of(family)
+    inputs = full_inputs(model)
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    outputs = eager(**inputs, output_attentions=True)
+    shown = outputs.get("attentions") or outputs["encoder_attentions"]
+    tokens = attended(model, inputs, shown[0].shape[-1])
+    batch = Batch({"input_ids": tokens, "attention_mask": tokens}, Task.TOKENS)
+    expected = batch.mean(attention_kl(*(batch.clean(attention(0), shown[i]) for i in (0, 2))), over="tokens")
+    with torch.no_grad():
+        teacher = catch(model, [attention(2)], inputs)
+    student = catch(model, [attention(0)], inputs)
+    loss = AttentionKL({0: 2})
+    loss.setup(anatomy.describe(model), anatomy.describe(model), Task.TOKENS)
+    found = loss(student, teacher, batch)
+    close(found, expected)
+    assert found > 1e-4
+    for each in (found, expected):
+        each.backward()
+    reached = [(name, weight.grad) for name, weight in eager.named_parameters() if weight.grad is not None]
+    assert reached
+    for name, gradient in reached:
+        close(model.get_parameter(name).grad, gradient)
+    maps = [student[attention(0)], teacher[attention(2)]]
+    assert all(isinstance(each, RecordedMap) and each.untouched for each in maps)
 
 
 def test_heads_as_narrow_as_minilm_s() -> None:

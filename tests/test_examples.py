@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    ViTForImageClassification,
+)
 
 from hf_distill import data, demo, recipe, students
 from hf_distill.cli import app
@@ -42,10 +48,16 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     "iterated": (["--drop", "2"], ["blocks_4", "blocks_3"]),
     "two_stage": (["--samples", "2"], ["inside", "predictions"]),
     "augmented_self": (["--hide", "0.2"], ["student"]),
-    "mutual": (["--students", "3"], ["student"]),
-    "online": (["--both-ways"], ["student"]),
+    "mutual": (["--students", "3"], ["student", "peer_2", "peer_3"]),
+    "online": (["--both-ways"], ["student", "teacher"]),
     "progressive_self": (["--last-weight", "0.6"], ["student"]),
+    "born_again": (
+        ["--generations", "2", "--ensemble"],
+        ["generation_1", "generation_2", "ensemble", "student_of_ensemble"],
+    ),
+    "multi_teacher_triplet": ([], ["teachers", "student"]),
 }
+OTHERS = {"adapter_off_teacher", "cross_modal", "unlabelled"}  # not the base example and one thing more
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
 WORDS = TEXT.split()
@@ -102,7 +114,7 @@ def tiny_run(*more: str) -> list[str]:
     return [*files, "--epochs", "4", "--learning-rate", "3e-3", *more]
 
 
-def check_student(home: Path, printed: str) -> None:
+def check_student(home: Path, printed: str, left: float = 0.95) -> None:
     """The figures are printed, the student loads as the printed line says, and it learned."""
     for name in ("eval_mean_average_precision", "eval_macro_f1", "eval_agreement"):
         assert re.search(rf"^{name} +[01]\.\d+ -> [01]\.\d+$", printed, re.MULTILINE), printed
@@ -120,15 +132,27 @@ def check_student(home: Path, printed: str) -> None:
     untrained = students.from_teacher(teacher, architecture="distilbert", layers=[0, 2, 4])
     assert not torch.equal(student.classifier.weight, untrained.classifier.weight)
     [(before, after)] = re.findall(r"^eval_loss +(\S+) -> (\S+)$", printed, re.MULTILINE)
-    assert float(after) < 0.95 * float(before)
+    assert float(after) < left * float(before)
 
 
 @pytest.mark.parametrize(
-    "name", [BASE, "subclass_trainer", "custom_loss", "cached_teacher", "lora_student", "mean_teacher"]
+    "name",
+    [
+        "mean_teacher",
+        BASE,
+        "subclass_trainer",
+        "custom_loss",
+        "cached_teacher",
+        "ensemble_teacher",
+        "lora_student",
+        "noisy_teacher",
+        "remote_teacher",
+        "selective_teacher",
+    ],
 )
 def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(name).main(tiny_run())
-    check_student(home, capsys.readouterr().out)
+    check_student(home, capsys.readouterr().out, 0.98 if name == "remote_teacher" else 0.95)  # no layers are matched
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -148,7 +172,22 @@ def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_load
     assert len(student.distilbert.transformer.layer) == 3
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+def test_the_example_of_specialists_takes_rows_with_one_label(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("train", 40), ("dev", 16)):
+        lines = [f"{' '.join(WORDS[(i + j) % len(WORDS)] for j in range(4))}\t{LABELS[i % 4]}" for i in range(count)]
+        lines.append(f"{WORDS[0]}\t{LABELS[0]},{LABELS[1]}")
+        (home / "data" / f"{name}.tsv").write_text("\n".join(["text\tlabels", *lines]) + "\n")
+    importlib.import_module("specialists").main([*tiny_run("--count", "2"), "--epochs", "1"])
+    assert 'from_pretrained("student")' in capsys.readouterr().out
+    told = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    assert [stage["name"] for stage in told][-3:] == ["generalist", "together", "student"]
+    assert told[0]["name"] == "specialist_1"
+    assert all("accuracy" in stage["metrics"] for stage in told[-3:])
+    student = AutoModelForSequenceClassification.from_pretrained(home / "student")
+    assert list(student.config.id2label.values()) == LABELS
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, "specialists"])
 def test_the_example_of_a_scheme_is_short_and_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
@@ -248,6 +287,51 @@ def test_lora_trains_adapters_projections_and_head_alone(home: Path, capsys: pyt
         assert not [name for name in file.keys() if "objective" in name]  # noqa: SIM118  # it is no dict
 
 
+def test_a_model_goes_on_learning_held_by_itself_without_adapters(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importlib.import_module("adapter_off_teacher").main(tiny_run("--rank", "2"))
+    printed = capsys.readouterr().out
+    start = AutoModelForSequenceClassification.from_pretrained(home / "teacher").state_dict()
+    saved = AutoModelForSequenceClassification.from_pretrained(home / "student").state_dict()
+    changed = {name.rpartition(".")[0].split(".")[-1] for name in saved if not torch.equal(saved[name], start[name])}
+    assert changed == {"query", "value", "classifier"}
+    [(before, after)] = re.findall(r"^eval_agreement +(\S+) -> (\S+)$", printed, re.MULTILINE)
+    assert float(before) == 1.0 > float(after)  # it began as its own teacher, and left it
+
+
+@pytest.mark.parametrize("labelled", ["0", "8"])
+def test_a_student_learns_from_what_is_thought_of_texts_alone(
+    labelled: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importlib.import_module("unlabelled").main(tiny_run("--confidence", "0.6", "0", "--labelled", labelled))
+    assert 'from_pretrained("student")' in capsys.readouterr().out
+    stages = json.loads((home / "student" / "stages.json").read_text())["stages"]
+    taught = [(stage["name"], stage["teacher"]) for stage in stages]
+    assert taught == [("pass_1_above_0.6", "SelectiveTeacher(teacher)"), ("pass_2_above_0", "teacher")]
+    assert AutoModelForSequenceClassification.from_pretrained(home / "student").config.n_layers == 3
+
+
+def test_pictures_are_learned_from_words(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"name": WORDS[i % 9], "keywords": WORDS[i % 5 :][:3], "category": "ab"[i % 2], "split": split}
+        for split, count in (("train", 16), ("test", 6))
+        for i in range(count)
+    ]
+    (home / "pairs").mkdir()
+    (home / "pairs" / "meta.json").write_text(json.dumps(rows))
+    pictures = np.random.default_rng(0).integers(0, 256, (len(rows), 32, 32, 3), np.uint8)
+    np.savez(home / "pairs" / "images_32.npz", twitter=pictures)
+    plain = tiny("bert", "Model", vocab_size=6 + len(WORDS), num_hidden_layers=2)
+    plain.save_pretrained(home / "encoder")
+    AutoTokenizer.from_pretrained(home / "teacher").save_pretrained(home / "encoder")
+    few = ["--epochs", "1", "--teacher-epochs", "1", "--output", "student", "--encoder", "encoder"]
+    importlib.import_module("cross_modal").main(["--pairs", "pairs", *few])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^(?:teacher, of words|student, of pictures): accuracy [01]\.\d+$", printed, re.M)) == 2
+    assert ViTForImageClassification.from_pretrained(home / "student").config.id2label == {0: "a", 1: "b"}
+
+
 def test_push_to_hub_pushes_and_loads_back(home: Path, tmp_path: Path) -> None:
     with HubServer(TOKEN) as hub:
         run = subprocess.run(
@@ -289,7 +373,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in (BASE, *SCHEMES)])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {BASE, "specialists", *SCHEMES, *OTHERS}])
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -301,6 +385,13 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
     assert len(source.splitlines()) <= 75
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
+    assert len(source.splitlines()) < (80 if name == "cross_modal" else 60)  # it makes its teacher and reads its data
 
 
 def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,9 +410,10 @@ def test_data_free_trains_on_no_text(source: str, home: Path) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    others = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    others |= {"mean_teacher"}
-    assert set(NAMES) == others | set(SCHEMES)
+    known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
+    known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "remote_teacher", "selective_teacher"}
+    known |= {"specialists", *SCHEMES, *OTHERS}
+    assert set(NAMES) == known
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

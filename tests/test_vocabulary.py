@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from caches import padded, ragged
 from models import VOCABULARY, inputs_of, tiny
 from peft import LoraConfig, get_peft_model
+from runs import distillation
 from torch import nn
 
 from hf_distill import anatomy
@@ -39,6 +41,11 @@ def inputs(model: nn.Module, share: float, labels: bool = True) -> dict[str, tor
     return found | ({"labels": found["input_ids"].masked_fill(drawn >= share, -100)} if labels else {})
 
 
+def labelled(rows):
+    batch = padded([{"input_ids": row["input_ids"]} for row in rows])
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
 def distilled(student: nn.Module, teacher: nn.Module, given: dict, counted_only: bool, losses=None):
     """Terms, gradients and what was seen of student and teacher in one step, as the trainer takes it."""
     task = find_task(anatomy.unwrap(student))
@@ -51,7 +58,7 @@ def distilled(student: nn.Module, teacher: nn.Module, given: dict, counted_only:
     seen = master.observe(batch)
     capture = Capture(student, objective.wanted_of_student | {LOGITS})
     with capture.counting(batch):
-        outputs = student(**inputs_for(student, batch))
+        outputs = student(**inputs_for(student, batch, capture.head))
     mine = capture.take(outputs, batch)
     terms = objective(mine, seen, batch)
     torch.stack(list(terms.values())).sum().backward()
@@ -159,6 +166,32 @@ def test_a_loss_that_looks_at_neighbours_gets_all_logits():
     torch.testing.assert_close(found[:2], plain[:2])
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_of_a_model_that_is_spread_out_the_head_is_told_what_counts_on_its_own_device(linear):
+    """As accelerate places it: the blocks on one device, the head on another, to which its input is brought."""
+    model = tiny("bert", "ForMaskedLM", tie_word_embeddings=False)
+    head, given, elsewhere = model.cls.to("meta"), inputs(model, 0.3), []
+    head.register_forward_pre_hook(lambda module, args: (args[0].to("meta"), *args[1:]))
+    if not linear:
+        head.register_forward_hook(lambda module, args, output: output * 1.0)
+    select = torch.Tensor.index_select
+    batch = Batch(given, find_task(model), counted_only=True)
+    capture = Capture(model, {LOGITS})
+
+    def watched(values, axis, index):
+        elsewhere.append((values.device.type, index.device.type))
+        return select(values, axis, index)
+
+    with torch.no_grad(), capture.counting(batch), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "index_select", watched)
+        outputs = model(**inputs_for(model, batch, capture.head))
+    found = capture.take(outputs, batch)[LOGITS]
+    assert ("meta", "meta") in elsewhere
+    assert ("meta", "cpu") not in elsewhere
+    assert (found.rows.device.type, found.whole().device.type) == ("meta", "meta")
+    assert found.rows.shape == batch.counted_rows.shape
+
+
 def test_a_model_is_left_as_it_was_also_after_an_error():
     model = tiny("bert", "ForMaskedLM")
     given = inputs(model, 0.3)
@@ -176,9 +209,9 @@ def test_a_decoder_is_given_what_it_would_make_of_its_labels():
     for family in ("t5", "bart"):
         model = tiny(family, "ForConditionalGeneration")
         batch = Batch(inputs(model, 0.5), find_task(model), counted_only=True)
-        given = inputs_for(model, batch)
+        given = inputs_for(model, batch, find_vocabulary_head(model))
         assert "labels" not in given
-        expected = model(**inputs_for(model, Batch(batch.inputs, batch.task)))
+        expected = model(**inputs_for(model, Batch(batch.inputs, batch.task), None))
         assert expected.loss is not None
         torch.testing.assert_close(model(**given).logits, expected.logits)
 
@@ -200,3 +233,44 @@ def test_vocabularies_padded_to_two_sizes_are_compared_on_the_words_of_both(size
     torch.testing.assert_close(plain[0]["soft_targets"], (log_p.exp() * (log_p - log_q)).sum(-1).mean())
     expected = torch.nn.functional.cross_entropy(mine, labels[kept])  # over all classes of the student
     torch.testing.assert_close(plain[0]["task_loss"], expected)
+
+
+def asked(monkeypatch) -> list[nn.Module]:
+    """Whose head is looked for."""
+    found: list[nn.Module] = []
+
+    def watched(model):
+        found.append(model)
+        return find_vocabulary_head(model)
+
+    monkeypatch.setattr("hf_distill.capture.find_vocabulary_head", watched)
+    monkeypatch.setattr("hf_distill.vocabulary.find_vocabulary_head", watched)
+    return found
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_head_is_looked_for_once_a_model_and_not_in_every_step(tmp_path, monkeypatch, adapted):
+    """An encoder-decoder, whose inputs are made in every step; the student is made anew for a second training."""
+    made, given = [], []
+
+    def model_init():
+        made.append(tiny("t5", "ForConditionalGeneration", seed=len(made)))
+        made[-1].register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+        return made[-1]
+
+    lora = LoraConfig(target_modules=["q"], r=2) if adapted else None
+    found, teacher = asked(monkeypatch), tiny("t5", "ForConditionalGeneration", 9)
+    settings = {"model_init": model_init, "data_collator": labelled, "peft_config": lora, "max_steps": 4}
+    trainer = distillation(tmp_path, None, teacher, [TaskLoss(), SoftTargets()], ragged(8), **settings)
+    for _ in range(2):
+        trainer.train()
+        assert trainer._capture.head.last is made[-1].lm_head
+    students = [anatomy.unwrap(model) for model in found if model is not teacher]
+    assert len(made) > 1
+    assert len(students) == len(made)
+    assert all(model is student for model, student in zip(students, made, strict=True))
+    assert len(found) == 3 * len(made), (
+        "twice in the teacher whenever it is prepared: for training, and for evaluation"
+    )
+    assert len(given) == 8
+    assert all("labels" not in each and "decoder_input_ids" in each for each in given)

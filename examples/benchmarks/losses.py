@@ -38,8 +38,11 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_distill import losses
+from hf_distill.batch import Batch
 from hf_distill.losses import Loss
 from hf_distill.losses.logits import LogitLoss
+from hf_distill.recorded import AttentionRecord, RecordedMap
+from hf_distill.tasks import Task
 
 VOCABULARY, CLASSES, LABELS = 32_000, 1_000, 28
 NARROW, WIDE, HEADS = 384, 768, 12  # widths of student and teacher, and the heads of both
@@ -69,6 +72,7 @@ SIZES = {
     },
 }
 LEFT_OUT: dict[type[Loss], str] = {
+    losses.CWTM: "it is torch's own cross entropy of the labels times one number an example",
     losses.TaskLoss: "it is torch's own cross entropy of the labels, and looks at no teacher",
     losses.SelfExits: "its cost is the forward of its heads, and the comparison that of SoftTargets",
     losses.Sobolev: "its cost is the second derivative of the models, and the comparison one squared difference",
@@ -223,6 +227,12 @@ def plain_attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return (teacher * (teacher.log() - student.log())).sum(-1).mean()
 
 
+def plain_recorded_kl(query: Tensor, key: Tensor, their_query: Tensor, their_key: Tensor) -> Tensor:
+    sides = ((query, key), (their_query, their_key))
+    student, teacher = ((mine @ theirs.mT / mine.shape[-1] ** 0.5).softmax(-1) for mine, theirs in sides)
+    return plain_attention_kl(student, teacher)
+
+
 def plain_relation_kl(student: Tensor, teacher: Tensor) -> Tensor:
     log_q, p = ((side @ side.mT / side.shape[-1] ** 0.5) for side in (student, teacher))
     return F.kl_div(log_q.log_softmax(-1), p.softmax(-1), reduction="none").sum(-1).mean()
@@ -310,6 +320,11 @@ def heads(tokens: int) -> tuple[Tensor, ...]:
     return tuple(torch.randn(MAP_BATCH, HEADS, tokens, width // HEADS) for width in (NARROW, WIDE))
 
 
+def queries_and_keys(tokens: int) -> tuple[Tensor, ...]:
+    (query, their_query), (key, their_key) = heads(tokens), heads(tokens)
+    return query, key, their_query, their_key
+
+
 def maps_and_values(tokens: int) -> tuple[Tensor, ...]:
     return tuple(side for pair in zip(maps(tokens), heads(tokens), strict=True) for side in pair)
 
@@ -340,6 +355,13 @@ def chunked(loss: LogitLoss) -> Callable[..., Tensor]:
 
 def relation_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return losses.relation_kl(student, teacher, HEADS).mean()
+
+
+def recorded_kl(query: Tensor, key: Tensor, their_query: Tensor, their_key: Tensor) -> Tensor:
+    sides = ((query, key), (their_query, their_key))
+    student, teacher = (RecordedMap.of(AttentionRecord(*side, None, None, None, False, None)) for side in sides)
+    batch = Batch({"input_ids": torch.ones(query.shape[0], query.shape[2], device=query.device)}, Task.TOKENS)
+    return losses.recorded_maps.recorded_kl(student, teacher, batch)
 
 
 def label_embeddings(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -398,6 +420,7 @@ CASES = (
     Case(losses.FSP, "hidden", two_layers, fsp, plain_fsp, students=2),
     Case(losses.NST, "hidden", own_widths, mean_of(losses.nst), plain_nst),
     Case(losses.AttentionKL, "maps", maps, mean_of(losses.attention_kl), plain_attention_kl),
+    Case(losses.AttentionKL, "maps", queries_and_keys, recorded_kl, plain_recorded_kl, "recorded", students=2),
     Case(losses.AttentionMSE, "maps", scores, mean_of(losses.attention_mse), F.mse_loss),
     Case(losses.MiniLM, "maps", maps_and_values, minilm, plain_minilm, students=2),
     Case(losses.MiniLMv2, "maps", heads, relation_kl, plain_relation_kl),

@@ -5,10 +5,10 @@
     python examples/benchmarks/schemes.py --seeds                  # only the tables, from the runs that are there
 
 150 intents of short queries (CLINC150). Teachers of 6 blocks are fine-tuned once, on all 15,000 queries; students are
-two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. `unlabelled` has further
-4,000 without labels. `same` says what stays equal: every student that is measured takes as many optimizer steps as with
-soft targets alone; what a scheme needs beside that (assistants, generations, peers, samples) is in its time. Time is
-the processor's, over that of soft targets. A run that is finished is not made again.
+two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. Every student that is
+measured takes as many optimizer steps as with soft targets alone; what a scheme needs beside that (assistants,
+generations, peers, samples) is in its time, which is the processor's, over that of soft targets. `unlabelled` has
+further 4,000 queries without labels. A run that is finished is not made again.
 """
 
 import argparse
@@ -69,8 +69,8 @@ class Setting:
         folder = self.arguments.output / f"teacher_{number}"
         if not (folder / "config.json").exists():
             set_seed(number)
-            model = self._encoder()
-            epochs = {"num_train_epochs": self.arguments.teacher_epochs, "seed": number}
+            model = self.encoder()
+            epochs = {"num_train_epochs": self.arguments.teacher_epochs / (number + 1), "seed": number}
             with tempfile.TemporaryDirectory() as scratch:
                 trainer = self.trainer(
                     model,
@@ -84,7 +84,7 @@ class Setting:
             model.save_pretrained(folder)
         return teachers.load(str(folder))
 
-    def _encoder(self) -> Any:
+    def encoder(self) -> Any:
         """The encoder before it was a teacher, with a fresh head."""
         names = dict(enumerate(self.names))
         return AutoModelForSequenceClassification.from_pretrained(
@@ -99,7 +99,7 @@ class Setting:
     def student(self) -> Any:
         """A fresh student, always the same one of a seed."""
         set_seed(self.seed)
-        return students.keep_layers(self._encoder(), BLOCKS)
+        return students.keep_layers(self.encoder(), BLOCKS)
 
     def config(self, folder: Path, **more: Any) -> DistillationConfig:
         """The settings of every training."""
@@ -207,10 +207,67 @@ def scheme(name: str, taught: bool = True, **knobs: Any) -> Callable[[Setting, P
     return carried_out
 
 
+def by_many(setting: Setting, folder: Path) -> nn.Module:
+    """Both teachers, their answers and the order of the distances that both of them see."""
+    return schemes.multi_teacher_triplet(setting.plan(folder, teachers.EnsembleTeacher(setting.teachers)))
+
+
+def by_ensemble(setting: Setting, folder: Path) -> nn.Module:
+    return alone(setting, folder, teachers.EnsembleTeacher(setting.teachers))
+
+
+def boundary(setting: Setting, folder: Path) -> nn.Module:
+    """Live: the samples are moved along the teacher's gradients."""
+    return schemes.adversarial(setting.plan(folder, setting.teachers[0]))
+
+
+def more_rows(setting: Setting, folder: Path) -> nn.Module:
+    """Labelled and unlabelled rows, half the epochs: as many steps."""
+    rows = schemes.combine(setting.train, setting.unlabelled)
+    plan = setting.plan(folder, setting.teachers[0], train_dataset=rows)
+    plan.args.num_train_epochs = setting.arguments.epochs * len(setting.train) / len(rows)
+    return schemes.unlabelled(plan, labels="where known")
+
+
+def no_text(source: str) -> Callable[[Setting, Path], nn.Module]:
+    """Without a single query: as many rows are made as there would be."""
+
+    def carried_out(setting: Setting, folder: Path) -> nn.Module:
+        plan = setting.plan(folder, setting.teachers[0], train_dataset=None)
+        return schemes.data_free(plan, source=source, rows=setting.arguments.rows, length=16)
+
+    return carried_out
+
+
+def both_learn(setting: Setting, folder: Path) -> nn.Module:
+    """The teacher starts as the encoder that it was before it was fine-tuned."""
+    set_seed(setting.seed)
+    return schemes.online(setting.plan(folder, setting.encoder()), learning_rate=1e-4)
+
+
 RUNS: dict[str, Callable[[Setting, Path], nn.Module]] = {
     "labels alone": by_labels,
     REFERENCE: by_soft_targets,
+    "two teachers": by_ensemble,
+    "multi_teacher_triplet": by_many,
+    "chain": scheme("chain", sizes=[4]),
+    "iterated": scheme("iterated", drop=2),
     "born_again": scheme("born_again", generations=3),
+    "born_again, ensemble": scheme("born_again", generations=2, ensemble=True),
+    "hints": scheme("hints", share=0.3),
+    "two_stage": scheme("two_stage", share=0.5),
+    "two_stage, copies": scheme("two_stage", share=0.5, samples=1),
+    "specialists": scheme("specialists", count=3, share=0.5),
+    "adversarial": boundary,
+    "unlabelled": more_rows,
+    "online": both_learn,
+    "mutual": scheme("mutual", taught=False, students=2),
+    "progressive_self": scheme("progressive_self", taught=False),
+    "augmented_self": scheme("augmented_self", taught=False),
+    "be_your_own_teacher": scheme("be_your_own_teacher", taught=False, keep_exits=True),
+    "data_free: random_tokens": no_text("random_tokens"),
+    "data_free: embeddings": no_text("embeddings"),
+    "data_free: generator": no_text("generator"),
 }
 
 

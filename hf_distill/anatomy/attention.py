@@ -6,85 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_distill.anatomy.unwrapped import unwrap
+from hf_distill.recorded import AttentionRecord
 
 RECORDED = "_recorded"  # what a recording attention is called after the one that it runs
 SINK = "_hf_distill_sink"
 # they compute attention in code of their own, and their blocks hand out the map when asked
 _HAND_OUT_MAPS = ("bloom", "deberta", "deberta-v2", "mpnet", "roformer")
-
-
-@dataclass(frozen=True)
-class AttentionRecord:
-    """What one attention call was given, by reference: nothing is computed until it is asked for."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    scaling: float | None
-    causal: bool
-    bias: Tensor | None
-    window: int | None = None
-    cap: float | None = None
-
-    def signal(self, kind: str) -> Tensor:
-        """What a signal of that kind is: `attention`, `attention_scores`, `query`, `key` or `value`."""
-        found = {"attention": self.probabilities, "attention_scores": self.scores}.get(kind)
-        if found is not None:
-            return found()
-        part: Tensor = getattr(self, kind)
-        return part
-
-    def scores(self) -> Tensor:
-        """Scaled products, capped or with position bias where they are so: float32, (batch, heads, query, key)."""
-        key = self.key.repeat_interleave(self.query.shape[1] // self.key.shape[1], dim=1)
-        scaling = self.scaling if self.scaling is not None else self.query.shape[-1] ** -0.5
-        with torch.autocast(self.query.device.type, enabled=False):
-            scores = (self.query.float() * scaling) @ key.float().transpose(-1, -2)
-            scores = scores if self.cap is None else (scores / self.cap).tanh() * self.cap
-        return scores if self.bias is None else scores + self.bias.float()
-
-    def probabilities(self) -> Tensor:
-        """Softmax over the keys that the mask leaves, exactly 0 on the others, float32: (batch, heads, query, key)."""
-        scores = self.scores()
-        mask = self.mask
-        if mask is None or mask.dim() == 2:  # flash attention is told which keys are padding, and nothing else
-            mask = self._kernel_mask(scores, mask)
-        if mask is None:
-            return scores.softmax(-1) if scores.requires_grad else _softmax_(scores)
-        if mask.dtype is not torch.bool:
-            seen = mask > torch.finfo(mask.dtype).min / 2
-            scores, mask = scores + mask.float().masked_fill(~seen, 0.0), seen
-        lowest = torch.finfo(scores.dtype).min
-        if scores.requires_grad:
-            return scores.masked_fill(~mask, lowest).softmax(-1) * mask
-        return _softmax_(scores.masked_fill_(~mask, lowest)).mul_(mask)
-
-    def _kernel_mask(self, scores: Tensor, keys: Tensor | None) -> Tensor | None:
-        """What a kernel masks by itself: later keys, those outside of its window, and padding."""
-        mask = None if keys is None else keys[:, None, None, :].bool()
-        if self.causal:
-            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            seen = seen if self.window is None else seen & seen.triu(1 - self.window)
-            mask = seen if mask is None else mask & seen
-        elif self.window is not None:
-            place = torch.arange(scores.shape[-1], device=scores.device)
-            seen = (place[:, None] - place).abs() < self.window
-            mask = seen if mask is None else mask & seen
-        return mask
-
-
-def _softmax_(scores: Tensor) -> Tensor:
-    """Over the last axis, in place: of a teacher's maps no copy is made."""
-    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-    return scores.div_(scores.sum(-1, keepdim=True))
 
 
 def _recording(attend: Callable[..., Any], windowed: bool) -> Callable[..., Any]:

@@ -152,7 +152,7 @@ class BoundaryTeacher(Teacher):
                 "ids. Use encoders (BERT, RoBERTa, DistilBERT, ...)."
             )
         self.teacher.only_evaluated = self.only_evaluated - {BOUNDARY}
-        self.teacher.averaged_heads = self.averaged_heads
+        self.teacher.compared_heads = self.compared_heads
         self.teacher.prepare(student, (wanted - {BOUNDARY}) | {LOGITS}, device, tokenizer)
         order = checks.label_order(student, self.model, getattr(self.teacher, "label_map", None))
         self._order = None if order is None else torch.tensor(order, device=device)

@@ -10,22 +10,27 @@ NaN in the backward of whatever made the values, so `clean` and `align` take it 
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hf_distill.batch import masks
+from hf_distill.batch import host, masks
+from hf_distill.batch.counting import COUNTED, count
+from hf_distill.batch.counting import count_step as count_step
+from hf_distill.batch.trust import trusted
+from hf_distill.recorded import RecordedMap
+from hf_distill.relations import Relations
 from hf_distill.signals import Pooling, Signal
 from hf_distill.tasks import Task
 
 IGNORED = -100  # what collators write for "no label"; any negative class id is read as that
+Seen = TypeVar("Seen", Tensor, Relations)
 Over = Literal["examples", "predictions", "targets", "tokens", "pairs", "batch"]
-COUNTED = ("examples", "predictions", "targets", "tokens", "pairs")
 _TOKEN_AXES: Mapping[str, tuple[int, ...]] = {
     "hidden": (1,),
     "input_gradient": (1,),
@@ -52,6 +57,9 @@ class Batch:
         seed: what random directions are drawn from: the same for all micro-batches and processes of a step.
         training: whether the student trains on it, so that a teacher may leave out what an evaluation alone looks at.
         counted_only: whether of a vocabulary's logits nobody reads those that do not count, so that they may be 0.
+        trust: what every value is multiplied by in `mean`, of the shape of `predictions`, or in multi-label
+            (batch, labels); see `signals.TRUST`. What is divided by stays the same, so that a share that is left out
+            makes a step smaller, and accumulated steps add up.
     """
 
     inputs: Mapping[str, Any]
@@ -62,6 +70,7 @@ class Batch:
     causal: bool | None = None
     training: bool = False
     counted_only: bool = False
+    trust: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -94,6 +103,12 @@ class Batch:
         attended. The first token after left padding is predicted from padding: it does not count.
         """
         return masks.predictions_of(self.inputs, self.task)
+
+    @cached_property
+    def on_host(self) -> "Batch":
+        """The same in the host's memory, where a look at a number waits for no device; itself if that is unknown."""
+        inputs = host.known(self.inputs)
+        return self if inputs is None else replace(self, inputs=inputs)
 
     def align(self, logits: Tensor) -> Tensor:
         """Logits beside their labels, for every loss on logits.
@@ -132,8 +147,9 @@ class Batch:
     @cached_property
     def counted_rows(self) -> Tensor:
         """Where `positions` are, in the order of batch * positions: (counted,)."""
-        assert self.positions is not None
-        return self.positions.flatten().nonzero().squeeze(1)
+        positions = self.on_host.positions
+        assert positions is not None
+        return host.sent(positions.flatten().nonzero().squeeze(1), masks.device_of(self.inputs))
 
     def at_counted_rows(self, values: Tensor) -> Tensor:
         """One entry a prediction, of the shape of `predictions` -> (counted,), in the order of `counted_rows`."""
@@ -141,12 +157,12 @@ class Batch:
         added = self.positions.shape[-1] - values.shape[-1]
         return torch.nn.functional.pad(values, (0, added)).flatten().index_select(0, self.counted_rows)
 
-    def clean(self, signal: Signal, seen: Tensor) -> Tensor:
+    def clean(self, signal: Signal, seen: Seen) -> Seen:
         """What was seen of a signal, 0 where it belongs to padding; as it is where nothing can be padding.
 
         Args:
             signal: says which axes are tokens.
-            seen: of the shape that `signals` states for it.
+            seen: of the shape that `signals` states for it; or `Relations`, of which padding is no part.
 
         Returns:
             The same shape.
@@ -159,9 +175,12 @@ class Batch:
             return seen
         axis = axes[0]
         tokens = self._tokens_beside(str(signal), seen.shape[axis])
+        if isinstance(seen, Relations):
+            return seen
+        kept = tokens[..., None] if axis == 1 else tokens[:, None, :, None]
         if signal.kind == "attention_scores" and self.pairs is not None:
-            return torch.where(self.pairs[:, None], seen, 0.0)
-        return torch.where(tokens[..., None] if axis == 1 else tokens[:, None, :, None], seen, 0.0)
+            kept = self.pairs[:, None]
+        return seen.cleaned(kept) if isinstance(seen, RecordedMap) else torch.where(kept, seen, 0.0)
 
     def token_axes(self, signal: Signal) -> tuple[int, ...]:
         """Which axes of a signal are the positions of this batch; none where the inputs have no tokens."""
@@ -175,9 +194,10 @@ class Batch:
         """The share of this micro-batch in the mean over the whole optimizer step; shares add up to the mean.
 
         Args:
-            values: ``examples``: (batch,) or (batch, ...), averaged within an example first; ``predictions`` and
-                ``targets``: the shape of `predictions` and of the labels; ``tokens``: (batch, tokens);
-                ``pairs``: (batch, query, key); ``batch``: a scalar that belongs to all rows of all processes.
+            values: ``examples``: (batch, ...), averaged within an example first; ``predictions`` and ``targets``: the
+                shape of `predictions` and of the labels, in multi-label also (batch, labels), which are added up;
+                ``tokens``: (batch, tokens); ``pairs``: (batch, query, key); ``batch``: a scalar that belongs to all
+                rows of all processes.
             over: what is averaged over. What does not count may hold anything, NaN included; for the gradient of
                 what made it see `clean` and `align`.
 
@@ -185,9 +205,12 @@ class Batch:
             A scalar, at least float32.
 
         Raises:
-            ValueError: `values` has not the shape that `over` asks for, or there are no labels for ``targets``.
+            ValueError: `values` has not the shape that `over` asks for, or there are no labels for ``targets``; some
+                rows are trusted less, and the value belongs to all of them.
         """
         values = values if values.dtype == torch.float64 else values.float()  # a sum of float16 ends at 65504
+        if self.trust is not None:
+            values = trusted(values, self.trust, over, self.predictions)
         if over == "batch":
             return values * (sum(self._rows_per_process) / self.processes) / self.divisor("examples")
         if over in ("tokens", "pairs") and self.tokens is None:  # every example has equally many: no mask, no count
@@ -196,6 +219,8 @@ class Batch:
             if len(values) != self.rows:
                 raise ValueError(f"mean over examples needs values of {self.rows} rows, got {len(values)}.")
             return values.reshape(len(values), -1).mean(-1).sum() / self.divisor("examples")
+        if self.task is Task.MULTI_LABEL and over == "predictions" and values.dim() == 2:
+            values = values.sum(-1)
         return self.total(values, over) / self.divisor(over)
 
     def total(self, values: Tensor, over: Literal["predictions", "targets", "tokens", "pairs"]) -> Tensor:
@@ -333,47 +358,6 @@ class Batch:
     @cached_property
     def _own_counts(self) -> Mapping[str, Tensor]:
         return count(self.inputs, self.task, self.causal)
-
-
-def count(inputs: Mapping[str, Any], task: Task, causal: bool | None = None) -> dict[str, Tensor]:
-    """What one micro-batch holds; arguments as in `Batch`.
-
-    Returns:
-        {name in `COUNTED`: scalar float tensor}, on the device of the inputs.
-    """
-    tokens = masks.tokens_of(inputs)
-    found = {
-        "examples": torch.tensor(float(masks.rows_of(inputs)), device=masks.device_of(inputs)),
-        "predictions": masks.predictions_of(inputs, task).sum().float(),
-        "targets": masks.targets_of(inputs, task).sum().float(),
-    }
-    if tokens is None:
-        return found | {"tokens": found["examples"], "pairs": found["examples"]}
-    length = tokens.sum(1)
-    pairs = length * (length + 1) // 2 if masks.is_causal(task, causal) else length.square()
-    return found | {"tokens": length.sum().float(), "pairs": pairs.sum().float()}
-
-
-def count_step(
-    batches: Iterable[Mapping[str, Any]], task: Task, processes: int = 1, causal: bool | None = None
-) -> dict[str, Tensor]:
-    """What one optimizer step holds, per process: summed over its micro-batches and processes, divided by the latter.
-
-    All processes must call it together. One reduction, no host synchronisation.
-
-    Args:
-        batches: the accumulated micro-batches of this process, at least one.
-        task: decides what a prediction is.
-        processes: how many processes take part.
-
-    Returns:
-        {name in `COUNTED`: scalar float tensor}.
-    """
-    counts = [count(inputs, task, causal) for inputs in batches]
-    total = torch.stack([torch.stack([each[name] for name in COUNTED]) for each in counts]).sum(0)
-    if processes > 1:
-        dist.all_reduce(total)
-    return dict(zip(COUNTED, total / processes, strict=True))
 
 
 class _ScaleGradient(torch.autograd.Function):

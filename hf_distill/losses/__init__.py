@@ -6,6 +6,7 @@ from hf_distill.losses.base import LayerLoss, Loss, PositionLoss, match_layers
 from hf_distill.losses.boundary import BoundaryTargets, boundary_divergence
 from hf_distill.losses.contrastive import ContrastiveRepresentation, contrastive_representation
 from hf_distill.losses.correlation import CorrelationCongruence, correlation_congruence
+from hf_distill.losses.cwtm import CWTM, cwtm
 from hf_distill.losses.dist import DIST, binary_dist, dist
 from hf_distill.losses.divergences import (
     GeneralizedJSD,
@@ -43,7 +44,7 @@ from hf_distill.losses.task import TaskLoss
 from hf_distill.losses.triplet import RelativeSimilarity, relative_similarity
 
 CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
-    "labels": (TaskLoss,),
+    "labels": (TaskLoss, CWTM),
     "logits": (
         SoftTargets,
         ReverseKL,
@@ -75,6 +76,7 @@ CATALOGUE: dict[str, tuple[type[Loss], ...]] = {
 
 __all__ = [
     "CATALOGUE",
+    "CWTM",
     "DIST",
     "FSP",
     "NST",
@@ -122,6 +124,7 @@ __all__ = [
     "contrastive_representation",
     "correlation_congruence",
     "cosine",
+    "cwtm",
     "decoupled_kl",
     "dist",
     "fsp",

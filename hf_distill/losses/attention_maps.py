@@ -1,4 +1,8 @@
-"""Attention maps: what each token looks at. Recorded while the models run sdpa; nothing is switched to eager."""
+"""Attention maps: what each token looks at. Recorded while the models run sdpa; nothing is switched to eager.
+
+Maps that were recorded are compared in blocks and never made (`recorded_maps`); the functions here are for those that
+are there: handed out by the model, read from a cache, or touched by somebody.
+"""
 
 from typing import Literal
 
@@ -8,6 +12,7 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.recorded_maps import recorded_kl, recorded_mse, stays_recorded
 from hf_distill.losses.schedules import Weight
 from hf_distill.signals import Layer, ModelShape, Signal, attention, attention_scores
 from hf_distill.tasks import Task
@@ -91,11 +96,15 @@ class _AttentionLoss(LayerLoss):
     def heads_compared(self) -> int | None:
         return self._groups
 
+    def groups(self, student: Tensor, teacher: Tensor) -> int | None:
+        """Of how many groups of heads the averages are compared; None: each head."""
+        return {"mean": 1, "grouped": min(student.shape[1], teacher.shape[1])}.get(self.heads)
+
     def merge(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides with the heads that are compared: (batch, heads, query, key)."""
-        if self.heads == "matched":
+        heads = self.groups(student, teacher)
+        if heads is None:
             return student, teacher
-        heads = 1 if self.heads == "mean" else min(student.shape[1], teacher.shape[1])
         student, teacher = (
             side.float().view(len(side), heads, -1, *side.shape[2:]).mean(2) for side in (student, teacher)
         )
@@ -122,6 +131,8 @@ class AttentionKL(_AttentionLoss):
         return attention(layer)  # type: ignore[arg-type]
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        if stays_recorded(student):
+            return recorded_kl(student, teacher, batch, self.groups(student, teacher))
         return batch.mean(attention_kl(*self.merge(student, teacher)), over="tokens")
 
 
@@ -145,4 +156,6 @@ class AttentionMSE(_AttentionLoss):
         return attention_scores(layer)  # type: ignore[arg-type]
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        if stays_recorded(student):
+            return recorded_mse(student, teacher, batch, self.groups(student, teacher))
         return batch.mean(attention_mse(*self.merge(student, teacher)), over="pairs")

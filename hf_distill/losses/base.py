@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import ceil
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -42,20 +42,47 @@ class Loss(nn.Module, ABC):
     relational: ClassVar[bool] = False  # whether its value belongs to a batch: 4 x 2 accumulated is not 8 at once
     other_classes: ClassVar[bool] = False  # whether the two models' logits may have different numbers of classes
 
+    teacher: int | None = None
+    """Which member of an ensemble it looks at, counted from 0; None: the ensemble's own answer. See `of`."""
+
     def __init__(self, weight: Weight = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
+    def of(self, teacher: int) -> Self:
+        """Makes it a loss on one member of an `EnsembleTeacher`: `HiddenMSE("last").of(1)`.
+
+        Args:
+            teacher: which, counted from 0.
+
+        Returns:
+            The loss itself.
+
+        Raises:
+            ValueError: it is no such number.
+        """
+        if not isinstance(teacher, int) or isinstance(teacher, bool) or teacher < 0:
+            raise ValueError(f"{type(self).__name__}.of({teacher!r}): an ensemble's teachers are counted 0, 1, 2, ...")
+        self.teacher = teacher
+        return self
+
     @property
     def name(self) -> str:
-        """The name under which the term is logged: the class in snake case (RKDAngle -> rkd_angle)."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", type(self).__name__).lower()
+        """Under which the term is logged: the class in snake case (RKDAngle -> rkd_angle), and whose it is."""
+        own = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", type(self).__name__).lower()
+        return own if self.teacher is None else f"{own}_of_{self.teacher}"
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments but the weight, as they were given."""
+        """The constructor's arguments but the weight, as they were given, and the teacher where `of` named one."""
         names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name not in ("self", "weight")}
+        found = {name: getattr(self, name) for name in names if name not in ("self", "weight")}
+        return found if self.teacher is None else {**found, "teacher": self.teacher}
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether it looks at the teacher."""
+        return any(theirs is not None for _, theirs in self.pairs())
 
     @property
     def takes_top_k(self) -> bool:
@@ -65,6 +92,12 @@ class Loss(nn.Module, ABC):
     @property
     def heads_compared(self) -> int | None:
         """Of how many groups of the teacher's attention heads the averages are enough for it; None: it needs each."""
+        return None
+
+    @property
+    def relations_compared(self) -> int | None:
+        """In how many heads it looks at relations of the teacher's queries, keys and values, and at nothing else of
+        them; it then takes `Relations` in their place. None: it needs the states."""
         return None
 
     def extra_repr(self) -> str:
@@ -128,6 +161,11 @@ class Loss(nn.Module, ABC):
     def classes_compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides' logits, (..., classes), of the classes that are compared; all of them unless overridden."""
         return student, teacher
+
+
+def compares_as(loss: Loss, kind: type[Loss]) -> bool:
+    """Whether a loss goes its class's own way to its value: a subclass may look at more."""
+    return all(getattr(type(loss), name) is getattr(kind, name) for name in ("compare", "forward"))
 
 
 AROUND_VALUES = ("compare", "forward", "project", "by_prediction", "chunked")  # none is called behind a fused head

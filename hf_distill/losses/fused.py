@@ -221,11 +221,14 @@ def terms_on_counted(
     answer = _counted(teacher[LOGITS], batch) if LOGITS in teacher else None
     terms = []
     for name, loss in losses.items():
-        if isinstance(teacher.get(LOGITS), Tensor) and _asks(loss):
+        asks, values = loss.asks_teacher, _values(loss, student.device)
+        if isinstance(teacher.get(LOGITS), Tensor) and asks:
             shapes = (torch.empty(each.shape, device="meta") for each in (student, teacher[LOGITS]))
             loss.check_rows(LOGITS, *loss.classes_compared(*shapes))
         more = tuple(batch.at_counted_rows(each) for each in loss.beside(batch))
-        terms.append(Term(_values(loss, student.device), factors[name] / batch.divisor(loss.over), more))
+        if batch.trust is not None and asks:
+            values, more = _times_trust(values), (*more, batch.at_counted_rows(batch.trust))
+        terms.append(Term(values, factors[name] / batch.divisor(loss.over), more))
     sizes = [loss.chunk_size for loss in losses.values() if loss.chunk_size is not None]
     if student.weight is not None and _cast(student.hidden).dtype is not torch.float16:  # its small gradients are 0
         head = Head(student.hidden, student.weight, student.bias)
@@ -238,7 +241,7 @@ def terms_on_counted(
             both = (theirs.beside(mine), theirs.logits) if isinstance(theirs, TopK) else (mine, theirs)
         found = tuple(
             in_chunks(
-                term.values, *(both if _asks(loss) else alone), *term.more, chunk_size=min(sizes, default=None)
+                term.values, *(both if loss.asks_teacher else alone), *term.more, chunk_size=min(sizes, default=None)
             ).sum()
             * term.factor
             for term, loss in zip(terms, losses.values(), strict=True)
@@ -258,14 +261,18 @@ def _counted(logits: Tensor | TopK, batch: Batch) -> Callable[[int, int], Any]:
     return lambda first, end: every.index_select(0, batch.counted_rows[first:end])
 
 
-def _asks(loss: PositionLoss) -> bool:
-    """Whether a loss looks at the teacher."""
-    return any(theirs is not None for _, theirs in loss.pairs())
+def _times_trust(values: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A formula's values, each times the last entry beside it."""
+
+    def trusted(student: Tensor, teacher: Any, *more: Tensor) -> Tensor:
+        return values(student, teacher, *more[:-1]) * more[-1]
+
+    return trusted
 
 
 def _values(loss: PositionLoss, device: torch.device) -> Callable[..., Tensor]:
     """The loss's formula, of the classes that it compares."""
-    asks, formula = _asks(loss), formula_of(loss, device)
+    asks, formula = loss.asks_teacher, formula_of(loss, device)
 
     def values(student: Tensor, teacher: Any, *more: Tensor) -> Tensor:
         sides: Any = loss.classes_compared(student, teacher) if asks else (student, None)

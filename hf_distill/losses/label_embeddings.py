@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_distill.batch import Batch
+from hf_distill.batch import Batch, host
 from hf_distill.losses.base import Loss
 from hf_distill.losses.relation import relative_distances
 from hf_distill.losses.schedules import Weight
@@ -44,8 +45,9 @@ def label_embeddings(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[
 def _within_groups(student: Tensor, teacher: Tensor, positive: Tensor) -> Tensor:
     """(groups, members, width) twice and bool (groups, members) -> scalar."""
     total = student[:0].sum()  # 0, with a graph: a batch without positives has a gradient too
-    for mine, theirs, members in zip(student, teacher, positive, strict=True):
-        index = members.nonzero().squeeze(1).to(student.device)
+    found = [members.nonzero().squeeze(1) for members in positive]
+    places = torch.split(host.sent(torch.cat(found), student.device), [len(each) for each in found])
+    for mine, theirs, index in zip(student, teacher, places, strict=True):
         if len(index) > 1:
             sides = relative_distances(mine[index]), relative_distances(theirs[index])
             total = total + F.smooth_l1_loss(*sides, reduction="sum") / len(index)
@@ -58,8 +60,8 @@ class LabelEmbeddings(Loss):
     Take it beside `SoftTargets` in multi-label classification, for what the logits no longer show; the paper weighs
     that one 10 and leaves `TaskLoss` at 1. It grows with the number of labels and examples that have three positives
     or more. On several processes all their rows are one batch; an accumulated micro-batch sees only its own, so that
-    4 x 2 accumulated differs from 8 at once. Its groups are of any size, so that it waits for an accelerator in every
-    step, which no other loss does.
+    4 x 2 accumulated differs from 8 at once. Its groups are of any size: where labels are gathered from several
+    processes it waits for an accelerator in every step, which no other loss does.
 
     Args:
         class_aware: weight of the part within labels, between examples.
@@ -106,6 +108,10 @@ class LabelEmbeddings(Loss):
                 f"LabelEmbeddings: the labels are of shape {tuple(labels.shape)}, the student's label embeddings of "
                 f"{tuple(student.shape)}, the teacher's of {tuple(teacher.shape)}. Give all (batch, labels) in front."
             )
-        student, teacher, labels = (batch.gather(each) for each in (student, teacher, labels))
+        if batch.processes > 1:
+            student, teacher, labels = (batch.gather(each) for each in (student, teacher, labels))
+        else:
+            labels = batch.on_host.labels
+            assert labels is not None
         by_class, by_instance = label_embeddings(student, teacher, labels)
         return batch.mean(self.class_aware * by_class + self.instance_aware * by_instance, over="batch")

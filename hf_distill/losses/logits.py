@@ -130,7 +130,7 @@ class LogitLoss(PositionLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         if batch.task is Task.MULTI_LABEL:
-            return batch.mean(self.chunked(bernoulli(student), bernoulli(teacher)).sum(-1), over="predictions")
+            return batch.mean(self.chunked(bernoulli(student), bernoulli(teacher)), over="predictions")
         return batch.mean(self.by_prediction(student, teacher, batch, *self.beside(batch)), over=self.over)
 
     def by_prediction(self, student: Tensor, teacher: Tensor, batch: Batch, *more: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.losses.attention_maps import attention_kl
-from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.base import LayerLoss, LayerMap, compares_as
+from hf_distill.losses.recorded_maps import recorded_kl, stays_recorded
 from hf_distill.losses.relations_qkv import relation_kl
 from hf_distill.losses.schedules import Weight
+from hf_distill.relations import Relations
 from hf_distill.signals import Layer, ModelShape, Signal, Signals, attention, value
 from hf_distill.tasks import Task
 
@@ -15,7 +17,7 @@ class MiniLM(LayerLoss):
     """Attention probabilities and value relations of the last layers, by KL over the attended tokens. Any widths.
 
     Take it for a student with as many heads as the teacher and any depth; `MiniLMv2`, its successor, does without
-    equal heads; `AttentionKL` matches several layers and no values.
+    equal heads; `AttentionKL` matches several layers and no values. Recorded maps are compared in blocks, as there.
 
     Args:
         layers: {student layer: teacher layer}, or ``"uniform"`` over the depth, or ``"last"``, which is the paper's;
@@ -43,6 +45,11 @@ class MiniLM(LayerLoss):
                     f"MiniLM: the student has {mine} {kind} heads, the teacher {theirs}. "
                     "Take MiniLMv2, which splits them anew."
                 )
+        self._value_heads = teacher.key_heads
+
+    @property
+    def relations_compared(self) -> int | None:
+        return (self._value_heads or None) if compares_as(self, MiniLM) else None
 
     def signal(self, layer: Layer) -> Signal:
         return value(layer)  # type: ignore[arg-type]
@@ -56,13 +63,17 @@ class MiniLM(LayerLoss):
         terms = []
         for mine, theirs in self.pairs():
             assert theirs is not None
-            sides = batch.clean(mine, student[mine]), batch.clean(theirs, teacher[theirs])
-            is_map = mine.kind == "attention"
-            terms.append(batch.mean(attention_kl(*sides), over="tokens") if is_map else self.compare(*sides, batch))
+            ours, other = batch.clean(mine, student[mine]), batch.clean(theirs, teacher[theirs])
+            if mine.kind != "attention":
+                terms.append(self.compare(ours, other, batch))
+            elif stays_recorded(ours):
+                terms.append(recorded_kl(ours, other, batch))
+            else:
+                terms.append(batch.mean(attention_kl(ours, other), over="tokens"))
         if not terms:
             raise ValueError("MiniLM compares nothing; call its setup first.")
         return sum(terms[1:], start=terms[0])
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor | Relations, batch: Batch) -> Tensor:
         """The share of one layer's value relations, in the values' own heads."""
         return batch.mean(relation_kl(student, teacher, student.shape[1], batch.pairs), over="tokens")

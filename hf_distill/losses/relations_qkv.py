@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.batch import Batch
-from hf_distill.losses.base import LayerLoss, LayerMap
+from hf_distill.losses.base import LayerLoss, LayerMap, compares_as
 from hf_distill.losses.schedules import Weight
 from hf_distill.losses.states import refuse_other_positions, sum_in_blocks
+from hf_distill.relations import Relations, in_heads, products, whole
 from hf_distill.signals import Layer, ModelShape, Signal, key, query, value
 from hf_distill.tasks import Task
 
@@ -22,21 +23,23 @@ MASKED = -1e30  # below any product, and finite: a row without keys is uniform o
 
 def _split(states: Tensor, heads: int, side: str) -> Tensor:
     """The same width in other heads: (batch, heads of its own, tokens, width) -> (batch, heads, tokens, width)."""
-    batch, own, tokens, width = states.shape
+    _, own, _, width = states.shape
     if heads < 1 or own * width % heads:
         raise ValueError(
             f"relation_kl: the {side} is {own * width} wide ({own} heads of {width}), which does not make {heads} "
             "relation heads. Pass a number of heads that divides the widths of both."
         )
-    return states.transpose(1, 2).reshape(batch, tokens, heads, -1).transpose(1, 2)
+    return in_heads(states, heads)
 
 
 def _log_relations(states: Tensor, mask: Tensor | None) -> Tensor:
-    states = states.float()
-    if mask is not None:  # what sees no token and is seen by none may hold NaN
-        states = torch.where((mask.any(1) | mask.any(2))[:, None, :, None], states, 0.0)
-    with torch.autocast(states.device.type, enabled=False):
-        scores = (states * states.shape[-1] ** -0.5) @ states.transpose(-1, -2)
+    """Of states, or of the products that `relations.triangle` made of them."""
+    if states.dim() == 3:
+        scores = whole(states.float())
+    else:
+        if mask is not None:  # what sees no token and is seen by none may hold NaN
+            states = torch.where((mask.any(1) | mask.any(2))[:, None, :, None], states.float(), 0.0)
+        scores = products(states)
     return F.log_softmax(scores if mask is None else scores.masked_fill(~mask[:, None], MASKED), dim=-1)
 
 
@@ -45,7 +48,7 @@ def _sum_over_heads(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Te
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum((1, 3))
 
 
-def relation_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def relation_kl(student: Tensor, teacher: Tensor | Relations, heads: int, mask: Tensor | None = None) -> Tensor:
     """KL(teacher || student) of how alike each token is to the others, mean over relation heads.
 
     Queries (or keys, or values) of all heads are joined and split again into `heads` heads X; the relations of a token
@@ -53,7 +56,8 @@ def relation_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | Non
 
     Args:
         student: one of query, key, value, shape (batch, heads of its own, tokens, head width of its own).
-        teacher: the same of the teacher, shape (batch, heads of its own, tokens, head width of its own).
+        teacher: the same of the teacher, shape (batch, heads of its own, tokens, head width of its own); or their
+            products in `heads` heads.
         heads: relation heads; must divide heads x head width of both.
         mask: shape (batch, tokens, tokens), True where the first token is compared with the second, as `Batch.pairs`
             gives it; None: every token with every token. What is masked may hold NaN.
@@ -62,16 +66,18 @@ def relation_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | Non
         One value in nats per token, shape (batch, tokens), float32; 0 for a token that is compared with none.
 
     Raises:
-        ValueError: `heads` does not divide a width, or the numbers of tokens differ.
+        ValueError: `heads` does not divide a width, the numbers of tokens differ, or the products are in other heads.
 
     Reference: Wang et al. 2021 (MiniLM v2), arXiv:2012.15828, equations 6 to 8; in the values' own heads Wang et
     al. 2020 (MiniLM), arXiv:2002.10957, equations 7 to 9.
     Differs from the papers: in causal models the mask leaves out later tokens.
     """
     refuse_other_positions(student.shape[2], teacher.shape[2], "relation_kl")
-    student, teacher = _split(student, heads, "student"), _split(teacher.detach(), heads, "teacher")
-    whole = None if mask is None else mask.bool()
-    return sum_in_blocks(_sum_over_heads, student, teacher, whole, each=len(student) * student.shape[2] ** 2) / heads
+    mine, seen = _split(student, heads, "student"), None if mask is None else mask.bool()
+    if isinstance(teacher, Relations) and teacher.shape[1] != heads:
+        raise ValueError(f"relation_kl: the teacher's products are in {teacher.shape[1]} heads, not in {heads}.")
+    theirs = teacher.products if isinstance(teacher, Relations) else _split(teacher.detach(), heads, "teacher")
+    return sum_in_blocks(_sum_over_heads, mine, theirs, seen, each=len(mine) * mine.shape[2] ** 2) / heads
 
 
 class MiniLMv2(LayerLoss):
@@ -129,6 +135,10 @@ class MiniLMv2(LayerLoss):
         fitting = (n for n in range(teacher.heads, 1, -1) if common % n == 0)
         self.relation_heads = self.heads or next(fitting, 1)
 
+    @property
+    def relations_compared(self) -> int | None:
+        return self.relation_heads if compares_as(self, MiniLMv2) else None
+
     def signal(self, layer: Layer) -> Signal:
         return query(layer)  # type: ignore[arg-type]
 
@@ -136,5 +146,5 @@ class MiniLMv2(LayerLoss):
         kinds = [SIGNALS[relation] for relation in self.relations]
         return [(kind(mine), kind(theirs)) for mine, theirs in self.matched.items() for kind in kinds]  # type: ignore[arg-type]
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor | Relations, batch: Batch) -> Tensor:
         return batch.mean(relation_kl(student, teacher, self.relation_heads, batch.pairs), over="tokens")

@@ -124,7 +124,8 @@ class SoftTargets(LogitLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         if batch.task is Task.MULTI_LABEL:
-            return batch.mean(binary_kl_divergence(student, teacher, self.temperature), over="predictions")
+            by_label = binary_kl_divergence(student[..., None], teacher[..., None], self.temperature)
+            return batch.mean(by_label, over="predictions")
         if batch.task is Task.REGRESSION:
             return batch.mean((student.float() - teacher.detach().float()).square().mean(-1), over="predictions")
         return super().compare(student, teacher, batch)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hf_distill.batch import Batch
 from hf_distill.losses.relation import RelationLoss, distances, relative_distances, rounding
 from hf_distill.losses.schedules import Weight
-from hf_distill.signals import ModelShape, Pooling
+from hf_distill.signals import ModelShape, Pooling, Signal, Signals, pooled
 from hf_distill.tasks import Task
 
 PIVOT_BLOCK_ELEMENTS = 2**22
@@ -70,8 +71,8 @@ class RelativeSimilarity(RelationLoss):
     """The order of the distances between the examples of a batch, and not their size. Any widths.
 
     Take it where only the ranking is used, as in search, or where the teacher's distances are too far from what the
-    student can reach for `RKDDistance`. Time grows with batch^3. With one teacher its own order counts; for several
-    call `relative_similarity` in a loss of one's own.
+    student can reach for `RKDDistance`. Time grows with batch^3. With one teacher its own order counts, with an
+    `EnsembleTeacher` that of the majority of its members; `.of(1)` takes the order of one of them.
 
     Args:
         margin: how much nearer the nearer one must be, as a share of the student's mean distance.
@@ -85,16 +86,37 @@ class RelativeSimilarity(RelationLoss):
     def __init__(self, margin: float = 0.1, pooling: Pooling = "first", weight: Weight = 1.0) -> None:
         super().__init__(pooling, weight)
         self.margin = margin
+        self._voters: list[int] = []  # members of an ensemble; none: the teacher is one
 
     def setup(self, student: ModelShape, teacher: ModelShape | None, task: Task) -> None:
         """See `Loss.setup`.
 
         Raises:
-            ValueError: the pooling is not known, or the margin is negative.
+            ValueError: the pooling is not known, the margin is negative, or no member of an ensemble is a model.
         """
         super().setup(student, teacher, task)
+        members = () if teacher is None else teacher.members
+        self._voters = [number for number, each in enumerate(members) if each is not None and each.width]
+        if members and not self._voters:
+            raise ValueError(
+                f"{type(self).__name__}: no teacher of the {len(members)} has hidden states to vote with."
+            )
         if self.margin < 0:
             raise ValueError(f"{type(self).__name__}: margin is {self.margin}; it must be at least 0.")
+
+    def pairs(self) -> list[tuple[Signal, Signal | None]]:
+        mine = pooled(self.pooling)
+        return [(mine, mine.of(number)) for number in self._voters] or [(mine, mine)]
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """The term before its weight: one vote for each teacher."""
+        mine = pooled(self.pooling)
+        theirs = [teacher[signal] for _, signal in self.pairs() if signal is not None]
+        for each in theirs:
+            self.check_rows(mine, student[mine], each)
+        rows = [batch.gather(each) for each in theirs]
+        self._say_if_nothing_is_related(rows[0])
+        return batch.mean(relative_similarity(batch.gather(student[mine]), rows, self.margin), over="batch")
 
     def relate(self, student: Tensor, teacher: Tensor) -> Tensor:
         return relative_similarity(student, [teacher], self.margin)

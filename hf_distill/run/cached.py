@@ -20,12 +20,12 @@ from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
 from hf_distill.teachers.cache import Cache
 from hf_distill.teachers.cache import source as sources
-from hf_distill.teachers.cache.layout import COUNTED, TOKENS
+from hf_distill.teachers.cache.layout import COUNTED, PAIRS, TOKENS
 from hf_distill.teachers.cache.manifest import Manifest
 from hf_distill.top_k import TopK
 from hf_distill.trainer import DistillationTrainer
 
-_SIZES = {TOKENS: "tokens", COUNTED: "tokens that count"}
+_SIZES = {TOKENS: "tokens", COUNTED: "tokens that count", PAIRS: "pairs of tokens"}
 
 
 def build(recipe: recipes.Recipe, console: Console, allow_custom_code: bool = False) -> Cache:

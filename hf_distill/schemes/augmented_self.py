@@ -11,6 +11,7 @@ from hf_distill.augment import TwoViews, word_dropout
 from hf_distill.losses import SoftTargets, TaskLoss
 from hf_distill.schemes.plan import Plan, scheme
 from hf_distill.teachers import SwappedViews
+from hf_distill.teachers.learner import weight_like_labels
 from hf_distill.teachers.swapped_views import ROW
 
 
@@ -28,7 +29,7 @@ def augmented_self(plan: Plan, share: float = 0.1, temperature: float = 2.0, wei
             tokenizer that made them.
         share: of the tokens that are hidden; special tokens are not.
         temperature: of the soft targets.
-        weight: of the soft targets; the labels weigh 1.
+        weight: of the soft targets; the labels weigh 1. With several labels it is of their mean, as the labels' is.
 
     Returns:
         The student.
@@ -44,11 +45,11 @@ def augmented_self(plan: Plan, share: float = 0.1, temperature: float = 2.0, wei
         raise ValueError(f"augmented_self: share={share} hides nothing or all; it must be between 0 and 1.")
     if plan.losses is not None:
         raise ValueError("augmented_self makes its losses itself: labels and soft targets. Leave losses out.")
-    views = _views(plan, share)
-    losses = [TaskLoss(), SoftTargets(temperature=temperature, weight=weight)]
+    views, student = _views(plan, share), plan.fresh()
+    losses = [TaskLoss(), SoftTargets(temperature=temperature, weight=weight * weight_like_labels(student))]
     return plan.stage(
         "student",
-        plan.fresh(),
+        student,
         SwappedViews(),
         losses,
         train_dataset=_numbered(plan.train_dataset),

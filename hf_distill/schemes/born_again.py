@@ -1,27 +1,72 @@
 """Born-again networks: every generation is taught by the one before it (Furlanello et al. 2018, arXiv:1805.04770)."""
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 from transformers import PreTrainedModel
 
+from hf_distill.losses import CWTM, Loss, TaskLoss
 from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.teachers import EnsembleTeacher, PermutedTeacher
+
+Weighting = Literal["none", "cwtm", "dkpp"]
 
 
 @scheme
-def born_again(plan: Plan, generations: int = 3) -> PreTrainedModel:
+def born_again(
+    plan: Plan, generations: int = 3, weighting: Weighting = "none", ensemble: bool = False
+) -> PreTrainedModel:
     """Trains generation after generation of one architecture, each from a fresh start and taught by the one before.
 
     Args:
         plan: its teacher teaches the first generation; where there is none, the first learns from the labels alone.
         generations: how many.
+        weighting: what else a generation could have of its teacher, to find out what helps: ``"cwtm"`` weighs the
+            labels of an example by the teacher's largest probability (in place of each `TaskLoss`; where the plan
+            names no losses, alone), ``"dkpp"`` shuffles its probabilities but the largest; ``"none"`` neither.
+        ensemble: whether all generations together teach one more student, which is then returned. They are measured
+            together too, where the plan has `eval_dataset` and `compute_metrics`: the row `ensemble`.
 
     Returns:
-        The last generation.
+        The last generation, or the student of them all. Every generation is in the folder of its stage:
+        `EnsembleTeacher([folder / "generation_1", ...])` puts them together again.
 
     Raises:
-        ValueError: fewer than one generation.
+        ValueError: fewer than one generation, or of an ensemble than two; a weighting that is not known, or weighs
+            labels where the plan's losses look at none.
+
+    Reference: Furlanello et al. 2018, arXiv:1805.04770.
+    Differs from the paper: the losses are the plan's; the paper's are `[TaskLoss(), SoftTargets(temperature=1.0)]`.
+    The paper's ensemble is only measured; the student of it is added.
     """
+    _check(generations, weighting, ensemble)
+    losses = _weighted(plan.losses) if weighting == "cwtm" else plan.losses
+    teacher, born = plan.teacher, []
+    for number in range(1, generations + 1):
+        heard = PermutedTeacher(teacher) if weighting == "dkpp" and teacher is not None else teacher
+        taught_by = losses if teacher is not None else None
+        teacher = plan.stage(f"generation_{number}", plan.fresh(), heard, taught_by)
+        born.append(teacher)
+    if not ensemble:
+        return teacher
+    together = EnsembleTeacher(born)
+    plan.judge("ensemble", together, plan.fresh())
+    return plan.stage("student_of_ensemble", plan.fresh(), together)
+
+
+def _check(generations: int, weighting: str, ensemble: bool) -> None:
     if generations < 1:
         raise ValueError(f"born_again: generations is {generations}; it must be at least 1.")
-    teacher = plan.teacher
-    for number in range(1, generations + 1):
-        teacher = plan.stage(f"generation_{number}", plan.fresh(), teacher)
-    return teacher
+    if ensemble and generations < 2:
+        raise ValueError("born_again: one generation is no ensemble. Pass generations=2 or more, or ensemble=False.")
+    if weighting not in get_args(Weighting):
+        raise ValueError(f'born_again: weighting={weighting!r} is not known; use "none", "cwtm" or "dkpp".')
+
+
+def _weighted(losses: Sequence[Loss] | None) -> list[Loss]:
+    """The same, with the labels weighted by the teacher."""
+    if losses is None:
+        return [CWTM()]
+    if not any(isinstance(loss, TaskLoss) for loss in losses):
+        raise ValueError('born_again: weighting="cwtm" weighs the labels, and the losses look at none. Add TaskLoss.')
+    return [CWTM(weight=loss.weight) if isinstance(loss, TaskLoss) else loss for loss in losses]

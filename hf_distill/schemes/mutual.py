@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, set_seed
 from hf_distill import anatomy
 from hf_distill.losses import SoftTargets, TaskLoss
 from hf_distill.schemes.plan import Plan, scheme
-from hf_distill.teachers import PeerTeacher
+from hf_distill.teachers import ModelTeacher, PeerTeacher
+from hf_distill.teachers.learner import weight_like_labels
 
 Start = Literal["head", "random", "given"]
 
@@ -23,7 +24,7 @@ def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start
 
     Args:
         plan: its teacher is not asked; its losses are those of every student, if it has some: soft targets among them
-            must have this `temperature`. Without, they are the labels and soft targets, each with weight 1.
+            must have this `temperature`. Without, they are the labels and soft targets, which count alike.
         students: how many.
         temperature: of the soft targets.
         start: where the others begin: as the student, but with a new ``"head"``, which suits pretrained weights; with
@@ -31,8 +32,8 @@ def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start
             function that gives another one each time.
 
     Returns:
-        The first, which is the plan's student as it is. The others are saved beside it, in `peer_2`, `peer_3`, ...
-        None is chosen by the evaluation, so that its figures are not of the luckiest.
+        The first, which is the plan's student as it is. The others are measured too, and saved beside it, in `peer_2`,
+        `peer_3`, ... None is chosen by the evaluation, so that its figures are not those of the luckiest.
 
     Raises:
         ValueError: fewer than two students, or a `start` that is not known or that the student has not.
@@ -44,12 +45,13 @@ def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start
         raise ValueError(f"mutual: students={students}; there must be at least 2 to teach one another.")
     if start not in get_args(Start):
         raise ValueError(f'mutual: start={start!r} is not known; use "head", "random" or "given".')
-    losses = plan.losses or [TaskLoss(), SoftTargets(temperature=temperature)]
     first = plan.fresh()
+    losses = plan.losses or [TaskLoss(), SoftTargets(temperature=temperature, weight=weight_like_labels(first))]
     peers = [_another(plan, number, start) for number in range(2, students + 1)]
     student = plan.stage("student", first, PeerTeacher(peers, losses, temperature=temperature), losses)
     for number, peer in enumerate(peers, start=2):
         plan.keep(f"peer_{number}", peer)
+        plan.judge(f"peer_{number}", ModelTeacher(peer), plan.fresh())
     return student
 
 

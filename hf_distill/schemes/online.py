@@ -21,7 +21,7 @@ def online(plan: Plan, both_ways: bool = False, learning_rate: float | None = No
         learning_rate: of the teacher; None for the student's.
 
     Returns:
-        The student. The teacher is saved beside it, in `teacher`.
+        The student. The teacher is measured too, and saved beside it, in `teacher`.
 
     Raises:
         ValueError: there is no teacher, or it is no plain model.
@@ -38,4 +38,5 @@ def online(plan: Plan, both_ways: bool = False, learning_rate: float | None = No
     )
     student = plan.stage("student", plan.fresh(), teacher)
     plan.keep("teacher", teacher.models[0])
+    plan.judge("teacher", ModelTeacher(teacher.models[0]), plan.fresh())
     return student

@@ -16,19 +16,20 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_distill import anatomy, attachment, checkpoints
+from hf_distill import attachment, checkpoints
 from hf_distill.card import CardFacts, render
 from hf_distill.config import DistillationConfig, take_over
 from hf_distill.hub.publishing import Publication
 from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
-from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+from hf_distill.schemes import judging
+from hf_distill.schemes.wording import in_words, stage_of
+from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
 
 STAGE_FILE = "stage.json"
-UNSAID = ("loss", "runtime", "_per_second", "epoch")  # no quality: other stages have other losses
 
 
 class Plan:
@@ -169,7 +170,7 @@ class Plan:
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
-            facts = self._describe(name, trainer, self._called(teacher))
+            facts = stage_of(name, trainer, in_words(teacher, self._names))
             if not self._rehearsing:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
@@ -177,6 +178,19 @@ class Plan:
         self.stages.append(facts)
         self._names[id(student)] = name
         return student.eval()
+
+    def judge(self, name: str, teacher: Teacher, student: PreTrainedModel) -> None:
+        """Notes among the stages how good a teacher is, where there are `eval_dataset` and `compute_metrics`.
+
+        Args:
+            name: of its row.
+            teacher: it gives logits.
+            student: for what the losses would be of; it is not changed.
+        """
+        given, args = self.trainer_kwargs, self._args_of(self.folder, 1.0, {})
+        if given.get("eval_dataset") is not None and given.get("compute_metrics") is not None:
+            found = judging.judged(teacher, student, args, given, self._rehearsing)
+            self.stages.append(StageFacts(name, in_words(teacher, self._names), finished=True, metrics=found))
 
     def once(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A data set that takes long to make: made once, kept in the folder, found again by a resumed run.
@@ -285,20 +299,6 @@ class Plan:
             setattr(args, name, value)
         return args
 
-    def _describe(self, name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
-        """What a stage is, before it was trained."""
-        args, rows = trainer.args, trainer.train_dataset
-        settings = {
-            "epochs": args.num_train_epochs,
-            "max_steps": args.max_steps,
-            "learning_rate": args.learning_rate,
-            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "seed": args.seed,
-            "rows": len(rows) if hasattr(rows, "__len__") else None,
-        }
-        losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
-        return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
-
     def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
         """A finished stage, student and teacher as they were at its end; None where there is something to do."""
         if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
@@ -320,9 +320,7 @@ class Plan:
     def _train(
         self, folder: Path, facts: StageFacts, trainer: DistillationTrainer, keep_objective: bool
     ) -> StageFacts:
-        self._say(
-            f"{facts.name}: {facts.student}; " + (f"teacher: {facts.teacher}" if facts.teacher else "no teacher")
-        )
+        self._say(f"{facts.name}: {facts.student}; teacher: {facts.teacher or 'nobody'}")
         main = trainer.is_world_process_zero()
         if main:
             stages.write(facts, folder / STAGE_FILE)
@@ -333,11 +331,7 @@ class Plan:
         if main:  # a teacher that learned is a result too, and a resumed scheme has it no more
             attachment.save_beside({}, trainer.teacher.state(), folder)
         trainer.save_model(_internal_call=True)  # of the stage: the scheme's end is pushed, and nothing before
-        found = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        terms = {f"eval_{name}" for name in trainer.objective.losses}
-        measured = {
-            name[5:]: value for name, value in found.items() if name not in terms and not name.endswith(UNSAID)
-        }
+        measured = judging.measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
         facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
@@ -352,23 +346,6 @@ class Plan:
     def _say(self, text: str) -> None:
         if not self._rehearsing:
             self.console.rule(text)
-
-    def _called(self, teacher: Any) -> str | None:
-        """A teacher in words: the stage that made it, or where its weights are from."""
-        if teacher is None or isinstance(teacher, Nobody):
-            return None
-        if isinstance(teacher, str):
-            return teacher
-        if id(teacher) in self._names:
-            return self._names[id(teacher)]
-        inner = [self._called(each) for each in teacher.members] if isinstance(teacher, Teacher) else []
-        if not inner and getattr(teacher, "model", None) is not None and isinstance(teacher, Teacher):
-            inner = [self._called(teacher.model)]
-        if isinstance(teacher, Teacher):
-            plain = type(teacher) is ModelTeacher and inner
-            return str(inner[0]) if plain else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
-        model = anatomy.unwrap(teacher)
-        return Path(model.name_or_path).name or type(model).__name__
 
 
 def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from hf_distill.losses import SoftTargets, TaskLoss, stairs
 from hf_distill.schemes.plan import Plan, scheme
 from hf_distill.teachers import PastSelf
+from hf_distill.teachers.learner import weight_like_labels
 
 
 @scheme
@@ -15,8 +16,8 @@ def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
 
     In epoch e = 0, 1, ... of E the labels weigh 1 - a and the past predictions a = last_weight (e + 1) / E, both at
     temperature 1: the cross entropy with that mixture, but for the entropy of the past predictions, which no weight
-    moves. In the first epoch there are none, and the label stands for both. With `max_steps` the epochs are counted
-    from the rows of the data.
+    moves. With several labels it is a mean over them, as the labels' loss is. In the first epoch there are no past
+    predictions, and the label stands for both. With `max_steps` the epochs are counted from the rows of the data.
 
     Args:
         plan: its teacher is not asked; it may be where the student was copied from.
@@ -38,12 +39,12 @@ def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
         raise ValueError(
             "progressive_self makes its losses itself, with weights that change by the epoch. Leave losses out."
         )
-    epochs = _epochs(plan)
+    epochs, student = _epochs(plan), plan.fresh()
     losses = [
         TaskLoss(weight=stairs(1.0, 1.0 - last_weight, epochs)),
-        SoftTargets(temperature=1.0, weight=stairs(0.0, last_weight, epochs)),
+        SoftTargets(temperature=1.0, weight=stairs(0.0, last_weight * weight_like_labels(student), epochs)),
     ]
-    return plan.stage("student", plan.fresh(), PastSelf(), losses)
+    return plan.stage("student", student, PastSelf(), losses)
 
 
 def _epochs(plan: Plan) -> int:

@@ -35,8 +35,15 @@ class Teacher(ABC):
     top_k: int | None = None
     """How many logits of each position it gives, as a `TopK`; None: all."""
 
-    averaged_heads: Mapping[Signal, int] = {}
-    """Attention maps of which averages over so many groups of heads are enough; the trainer says so beforehand."""
+    compared_heads: Mapping[Signal, int] = {}
+    """Attention maps of which averages over so many groups of heads are enough, and queries, keys and values of which
+    relations in so many heads are; the trainer says so beforehand. A teacher may give these, or all."""
+
+    view: str = ""
+    """Prefix of the columns that it reads, where they are not the student's: said by an `OtherView` around it."""
+
+    says_trust: bool = False
+    """Whether it says with `TRUST` how much each of its answers counts."""
 
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""

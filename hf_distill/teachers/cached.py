@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from hf_distill import anatomy
-from hf_distill.batch import Batch
+from hf_distill.batch import Batch, host
+from hf_distill.relations import Relations
 from hf_distill.signals import LOGITS, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache import Cache
-from hf_distill.teachers.cache.fill import Filler, Report, check_heads, check_same, check_top_k
+from hf_distill.teachers.cache.fill import Filler, Report
 from hf_distill.teachers.cache.keys import counted_of, keys_of, names_of, other_inputs
-from hf_distill.teachers.cache.layout import CLASSES, DTYPES, heads_of
+from hf_distill.teachers.cache.layout import CLASSES, DTYPES, heads_of, is_related
 from hf_distill.teachers.cache.manifest import Manifest, fingerprint, skeleton, vocabulary
+from hf_distill.teachers.cache.refusals import check_heads, check_same, check_top_k
 from hf_distill.teachers.model import ModelTeacher, check_pair, tokenizer_beside
 from hf_distill.top_k import TopK, largest
 
@@ -42,7 +44,9 @@ class CachedTeacher(Teacher):
     `CachedTeacher("cache", lambda: teachers.load("teacher"))` only if something is missing.
 
     Of logits beside tokens only those that count are kept: those with a label, or all attended ones without labels. A
-    vocabulary's logits are kept where a loss looks at them; without them no agreement is told.
+    vocabulary's logits are kept where a loss looks at them; without them no agreement is told. Of queries, keys and
+    values of which the losses compare relations alone (`MiniLM`, `MiniLMv2`) these are kept, where they are fewer
+    numbers for the examples that a folder is begun with: where (tokens + 1) / 2 x relation heads is below the width.
 
     Args:
         folder: of the cache.
@@ -127,12 +131,13 @@ class CachedTeacher(Teacher):
             return
         self._check_top_k(task, wanted)
         own = self.tokenizer or (tokenizer_beside(self.model) if self._live is not None else None)
-        self._order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
+        pair = (self.model, self.label_map, student, wanted, tokenizer, own, device)
+        self._order = check_pair(*pair, same_inputs=not self.view)
         self._device, self._task = device, task
         self._wanted = {signal: self._counted(signal) for signal in wanted}
         asked: dict[Signal, set[int | None]] = {}
         for signal, stored in self._wanted.items():
-            asked.setdefault(stored, set()).add(self.averaged_heads.get(signal))
+            asked.setdefault(stored, set()).add(self.compared_heads.get(signal))
         self._heads = {stored: groups for stored, (groups, *more) in asked.items() if groups is not None and not more}
         if self._cache is not None:
             only = {"tokenizer": vocabulary(tokenizer)}  # nothing else is known here
@@ -146,7 +151,7 @@ class CachedTeacher(Teacher):
             self._live = ModelTeacher(self._load(), self.label_map, self.tokenizer)
             self.model = self._live.model
         self._live.label_map = self.label_map
-        self._live.only_evaluated = self.only_evaluated
+        self._live.only_evaluated, self._live.view = self.only_evaluated, self.view
         self._live.prepare(*self._asked_by)
         if loads and not self._only_live and self._cache is not None:
             here = fingerprint(self._live.model, self._asked_by[-1])
@@ -262,11 +267,12 @@ class CachedTeacher(Teacher):
             return self._live.observe(batch)
         if self._cache is None:
             return self._not_cached(batch, f"nothing is cached in {self.folder} yet. Call fill before training.")
-        known, names = self._cache.manifest.inputs, names_of(self.input_names, batch.inputs)
+        here = batch.on_host  # to hash what is on a device is to wait for it
+        known, names = self._cache.manifest.inputs, names_of(self.input_names, here.inputs)
         if names != known:
             return self._not_cached(batch, other_inputs(known, names))
-        counted = counted_of(batch) if self._cache.counted else None
-        keys, spans = keys_of(batch.inputs, names, batch.tokens, counted)
+        counted = counted_of(here) if self._cache.counted else None
+        keys, spans = keys_of(here.inputs, names, here.tokens, counted)
         where = self._cache.find(keys)
         unknown = (where[:, 0] < 0).nonzero()[0]
         if len(unknown):
@@ -279,11 +285,13 @@ class CachedTeacher(Teacher):
                 'missing="live".',
             )
         kept = None if counted is None else counted.cpu().numpy()
-        tokens = 0 if batch.tokens is None else batch.tokens.shape[1]
+        tokens = 0 if here.tokens is None else here.tokens.shape[1]
 
         def read(stored: Signal) -> torch.Tensor:
             assert self._cache is not None
-            return torch.from_numpy(self._cache.read(stored, where, spans[:, 0], tokens, kept)).to(self._device)
+            found = torch.from_numpy(self._cache.read(stored, where, spans[:, 0], tokens, kept))
+            found = host.sent(found, self._device)
+            return cast(torch.Tensor, Relations(found)) if is_related(self._cache.layouts[stored]) else found
 
         seen = {signal: read(stored) for signal, stored in self._wanted.items()}
         if LOGITS in seen and self.top_k is not None:

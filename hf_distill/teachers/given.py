@@ -14,7 +14,7 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
 
     Args:
         given: a `Teacher` is left as it is; a model, or its Hub id or folder, becomes a `ModelTeacher`.
-        label_map: of that `ModelTeacher`, also of one that was given and says none itself.
+        label_map: of that `ModelTeacher`, also of one that was given, or is inside of one, and says none itself.
 
     Raises:
         ValueError: there is none.
@@ -26,6 +26,8 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
     if isinstance(given, ModelTeacher | CachedTeacher) and given.label_map is None:
         given.label_map = label_map
     if isinstance(given, Teacher):
+        for member in given.members:
+            as_teacher(member, label_map)
         return given
     return ModelTeacher(load(given) if isinstance(given, str) else given, label_map=label_map)
 

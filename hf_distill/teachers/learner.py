@@ -121,9 +121,12 @@ class Learner:
         """What it says of a batch; in train mode and with its graph where it will learn from it."""
         self.model.train(learning)
         self.objective.train(learning)
+        inputs = vocabulary.inputs_for(self.model, batch, None)  # all positions: others look at them too
+        if "use_cache" in anatomy.forward_names(self.model):
+            inputs["use_cache"] = False
         outputs = None
         with self._capture:
-            outputs = self.model(**vocabulary.inputs_for(self.model, batch))
+            outputs = self.model(**inputs)
         return self._capture.take(outputs, batch)
 
     def learn(self, seen: Signals, teacher: Signals, batch: Batch, progress: float) -> None:
@@ -199,6 +202,16 @@ class Learner:
         for group, rate in zip(self._optimizer.param_groups, state[_RATES].tolist(), strict=True):
             group["lr"] = rate
         self._schedule.last_epoch = steps
+
+
+def weight_like_labels(model: nn.Module) -> float:
+    """What `SoftTargets` weighs to count as `TaskLoss` does: of several labels that one is a mean, and this one a sum.
+
+    Args:
+        model: a transformers model or PEFT wrapper.
+    """
+    several = find_task(anatomy.unwrap(model)) is Task.MULTI_LABEL
+    return 1.0 / anatomy.describe(model).classes if several else 1.0
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

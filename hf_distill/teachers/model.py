@@ -69,15 +69,24 @@ class ModelTeacher(Teacher):
                 "pass teacher=augment.boundary.BoundaryTeacher(teacher)."
             )
         checks.check_teacher(self.model, student)
-        own = self.tokenizer or tokenizer_beside(self.model)
-        order = check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device)
+        order = self._checked_order(student, wanted, device, tokenizer)
         placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
         self.model.requires_grad_(False)
         if not placed:
             self.model.to(device)
+        self._look(wanted, order)
+
+    def _look(self, wanted: frozenset[Signal], order: torch.Tensor | None) -> None:
+        """Decides what is looked at; `order` as `check_pair` gives it."""
         self._capture = Capture(self.model, wanted, order)
         looked_at = wanted - self.only_evaluated
         self._trained_on = Capture(self.model, looked_at, order, ends=True) if looked_at else None
+
+    def _checked_order(
+        self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any
+    ) -> torch.Tensor | None:
+        own = self.tokenizer or tokenizer_beside(self.model)
+        return check_pair(self.model, self.label_map, student, wanted, tokenizer, own, device, not self.view)
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> Signals:
@@ -92,7 +101,7 @@ class ModelTeacher(Teacher):
             return {}
         if self.model.training:
             raise ValueError("the teacher was put into train mode after it was checked. Keep it out of other modules.")
-        inputs = vocabulary.inputs_for(self.model, batch)
+        inputs = vocabulary.inputs_for(self.model, batch, capture.head)
         if "use_cache" in self.input_names:
             inputs["use_cache"] = False
         outputs = None
@@ -109,6 +118,7 @@ def check_pair(
     tokenizer: Any,
     own_tokenizer: Any,
     device: torch.device,
+    same_inputs: bool = True,
 ) -> torch.Tensor | None:
     """Refuses a teacher and a student that do not belong together; weights are not looked at.
 
@@ -120,6 +130,7 @@ def check_pair(
         tokenizer: what made the inputs, or None.
         own_tokenizer: the teacher's, or None.
         device: where the answer must be.
+        same_inputs: whether both read the same token ids; else their vocabularies may differ.
 
     Returns:
         For each of the student's labels the index of it in the teacher's; None where that is the same.
@@ -138,7 +149,8 @@ def check_pair(
     task = find_task(anatomy.unwrap(teacher))
     ordered = answers and (task.per_example or task is Task.TOKENS)
     order = checks.label_order(student, teacher, label_map) if ordered else None
-    checks.check_vocabulary(student, teacher, tokenizer, own_tokenizer)
+    if same_inputs:
+        checks.check_vocabulary(student, teacher, tokenizer, own_tokenizer)
     if order is None:
         return None
     logger.warning("label_map='by_name': the teacher's logits are reordered to the student's labels: %s", order)

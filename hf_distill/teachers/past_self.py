@@ -67,7 +67,7 @@ class PastSelf(Teacher):
         self._seen = {}
 
     def observe(self, batch: Batch) -> Signals:
-        """See `Teacher.observe`."""
+        """See `Teacher.observe`. In an evaluation it has no opinion to agree with, and only `respond` answers."""
         self._now = keys_of(batch.inputs, names_of(self._read, batch.inputs), batch.tokens)
         said, unknown = self._by_labels(batch)
         for row, (key, (start, end)) in enumerate(zip(*self._now, strict=True)):
@@ -75,7 +75,7 @@ class PastSelf(Teacher):
                 place = (row, slice(start, end)) if self._task is Task.TOKENS else (slice(row, row + 1),)
                 said[place], unknown[place] = past.to(said.device), False
         self._said, self._unknown = said, unknown
-        return {LOGITS: said}
+        return {LOGITS: said} if torch.is_grad_enabled() else {}
 
     def respond(self, batch: Batch, student: Signals) -> Signals:
         """See `Teacher.respond`: remembers what the student said, if it is being trained."""

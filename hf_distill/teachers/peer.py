@@ -14,7 +14,7 @@ from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.teachers.base import Teacher
-from hf_distill.teachers.learner import Learner
+from hf_distill.teachers.learner import Learner, weight_like_labels
 from hf_distill.teachers.model import load
 
 _STEPS = "steps"
@@ -35,8 +35,8 @@ class PeerTeacher(Teacher):
 
     Args:
         teachers: a model or its id, or several: the peers. They are trained in place.
-        losses: of each peer; None for the labels and, where `both_ways`, soft targets at `temperature`, each with
-            weight 1. Where they look at the student's signals, the student's losses must look at the same ones.
+        losses: of each peer; None for the labels and, where `both_ways`, soft targets at `temperature` that count
+            alike. Where they look at the student's signals, the student's losses must look at the same ones.
         both_ways: whether, where `losses` is None, the peers learn from the student and from one another too.
         temperature: of the soft targets whose mean is told; with several peers it must be that of the losses.
         learning_rate: of the peers; None for the student's.
@@ -72,9 +72,10 @@ class PeerTeacher(Teacher):
             raise ValueError(f"PeerTeacher: temperature={temperature} must be above 0.")
         self.teachers, self.losses, self.both_ways = teachers, losses, both_ways
         self.temperature, self.learning_rate, self.label_map = temperature, learning_rate, label_map
-        if losses is None:
-            losses = [TaskLoss(), SoftTargets(temperature=temperature)] if both_ways else [TaskLoss()]
         self.models = [load(each) if isinstance(each, str) else each for each in given]
+        if losses is None:
+            alike = SoftTargets(temperature=temperature, weight=weight_like_labels(self.models[0]))
+            losses = [TaskLoss(), alike] if both_ways else [TaskLoss()]
         self._peers = [Learner(model, losses, learning_rate, label_map) for model in self.models]
         self.model, self.shape = self.models[0], self._peers[0].shape
         self.input_names = list(dict.fromkeys(name for model in self.models for name in anatomy.forward_names(model)))

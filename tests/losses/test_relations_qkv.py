@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.batch import Batch
-from hf_distill.losses import MiniLMv2, relation_kl, states
+from hf_distill.losses import MiniLM, MiniLMv2, relation_kl, states
+from hf_distill.relations import Relations, triangle
 from hf_distill.signals import key, query, value
 from hf_distill.tasks import Task
 
@@ -72,6 +73,48 @@ def test_each_token_is_what_loops_give(heads):
     every = list(range(4))
     expected = [[naive(student[row], teacher[row], heads, every, t) for t in every] for row in range(2)]
     torch.testing.assert_close(relation_kl(student, teacher, heads), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("block", [2**23, 1])
+@pytest.mark.parametrize("masked", [True, False])
+def test_products_of_the_teacher_are_as_good_as_its_states(monkeypatch, masked, block):
+    """Also where padding holds anything, and head by head."""
+    monkeypatch.setattr(states, "BLOCK_ELEMENTS", block)
+    student, teacher = randn(2, 2, 4, 3).requires_grad_(), randn(2, 3, 4, 4, seed=1)
+    mask = torch.ones(2, 4, 4).tril().bool() if masked else None
+    if mask is not None:
+        mask[1, 3] = mask[1, :, 3] = False
+    expected = relation_kl(student, teacher, 3, mask)
+    (gradient,) = torch.autograd.grad(expected.sum(), student)
+    packed = triangle(teacher, 3)
+    if mask is not None:
+        packed[1, :, 6:] = 1e20  # the pairs of the last token
+    found = relation_kl(student, Relations(packed), 3, mask)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), student)[0], gradient)
+
+
+def test_products_in_other_heads_or_of_other_tokens_are_refused():
+    student, packed = randn(2, 2, 4, 3), Relations(triangle(randn(2, 3, 4, 4), 3))
+    with pytest.raises(ValueError, match=r"^relation_kl: the teacher's products are in 3 heads, not in 2\.$"):
+        relation_kl(student, packed, 2)
+    with pytest.raises(ValueError, match="the student has 3 positions and the teacher 4"):
+        relation_kl(student[:, :, :3], packed, 3)
+
+
+@pytest.mark.parametrize("kind", [MiniLM, MiniLMv2])
+def test_a_subclass_that_looks_at_more_gets_states(kind):
+    class Other(kind):
+        def compare(self, student, teacher, batch):
+            return (student - teacher).square().mean()
+
+    class Named(kind):
+        name = "renamed"
+
+    teacher = replace(TEACHER, key_heads=2, head_width=3)
+    for loss, heads in ((kind(), 2), (Named(), 2), (Other(), None)):
+        loss.setup(replace(STUDENT, key_heads=2, head_width=3), teacher, Task.TOKENS)
+        assert loss.relations_compared == heads
 
 
 def test_only_what_the_mask_leaves_is_compared():

@@ -301,3 +301,13 @@ def test_the_table_says_what_is_there_and_what_it_takes(folder):
     assert shapes["logits"] == ["5", "float32", "20"]
     assert shapes["attention(2)"][:2] == ["4 x tokens x tokens", "float32"]
     assert lines[5][0].endswith("MB in all, with keys and index")
+
+
+def test_of_relations_the_table_says_how_many_pairs(folder):
+    cache, _ = build("losses.2.name=MiniLMv2")
+    shown = console()
+    shown.print(cached.table(cache))
+    found = re.search(r"query\(\d\)  +(\d x pairs of tokens)  +float32  +(\d+)", shown.file.getvalue())
+    assert found[1] == "4 x pairs of tokens"
+    pairs = sum(length * (length + 1) // 2 for length in cache._where[:, 5].tolist())
+    assert abs(float(found[2]) - 4 * 4 * pairs / cache.manifest.examples) <= 0.5

@@ -11,16 +11,21 @@ from hf_distill import DistillationConfig, schemes
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 OF_THE_TRAINER = ("resume", "losses", "eval_dataset", "watch", "compute_metrics", "processing_class", "data_collator")
-OF_THE_TRAINER += ("peft_config",)
+OF_THE_TRAINER += ("peft_config", "console", "optimizers", "model_init")
 
 
 def planned(folder, student, teacher=None, data=None, **settings):
     """A plan of three quick steps a stage; `settings` go to the config, or to the plan if it knows them."""
     own = {name: settings.pop(name) for name in OF_THE_TRAINER if name in settings}
     args = DistillationConfig(str(folder), **(QUICK | settings))
-    console = Console(file=StringIO(), width=120)
+    console = own.pop("console", None) or Console(file=StringIO(), width=120)
     data = rows() if data is None else data
     return schemes.Plan(student, teacher, own.pop("losses", None), args, console=console, train_dataset=data, **own)
+
+
+def plan(folder, student=None, teacher=None, **settings):
+    """A plan with a student and a teacher."""
+    return planned(folder, student or classifier(), teacher or classifier(seed=1).eval(), **settings)
 
 
 def deep(blocks, seed=0, **fields):

@@ -69,12 +69,21 @@ def test_it_is_resumed_with_its_peers(tmp_path, after):
     assert same(saved(tmp_path / "whole" / "peer_2"), before)
 
 
-def test_it_is_evaluated_and_told(tmp_path):
-    plan = planned(tmp_path, classifier(), eval_dataset=rows(8))
-    schemes.mutual(plan)
-    [stage] = plan.stages
-    assert stage.teacher.startswith("PeerTeacher(")
-    assert "agreement" in stage.metrics
+def test_all_of_them_are_measured_and_told(tmp_path):
+    def right(prediction):
+        return {"right": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    plan = planned(tmp_path, classifier(), eval_dataset=rows(8), compute_metrics=right)
+    schemes.mutual(plan, 3)
+    first, *others = plan.stages
+    assert first.teacher.startswith("PeerTeacher(")
+    assert "agreement" in first.metrics
+    assert [each.name for each in others] == ["peer_2", "peer_3"]
+    data = rows(8)
+    for each in others:
+        peer = AutoModelForSequenceClassification.from_pretrained(tmp_path / each.name).eval()
+        logits = peer(torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])).logits
+        assert each.metrics == {"right": float((logits.argmax(-1) == torch.tensor(data["labels"])).float().mean())}
 
 
 def test_what_cannot_work_is_refused(tmp_path):

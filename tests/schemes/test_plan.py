@@ -14,19 +14,7 @@ from hf_distill import DistillationConfig, losses, schemes
 from hf_distill.signals import LOGITS
 from hf_distill.teachers import Teacher
 
-SAVING = {"save_strategy": "steps", "save_steps": 1}
-
-
-def plan(folder, student=None, teacher=None, *, data=None, console=None, **settings):
-    known = ("resume", "losses", "eval_dataset", "optimizers", "model_init", "watch", "peft_config", "compute_metrics")
-    own = {name: settings.pop(name) for name in known if name in settings}
-    args = DistillationConfig(str(folder), **(QUICK | settings))
-    teacher = classifier(seed=1).eval() if teacher is None else teacher
-    console = console or Console(file=StringIO(), width=120)
-    student = student or classifier()
-    return schemes.Plan(
-        student, teacher, own.pop("losses", None), args, console=console, train_dataset=data or rows(), **own
-    )
+from .arranged import SAVING, Stop, plan
 
 
 @schemes.scheme
@@ -34,18 +22,6 @@ def twice(plan, again=True):
     """Two stages, the second taught by the first."""
     first = plan.stage("first", plan.fresh(), plan.teacher)
     return plan.stage("second", plan.fresh(), first) if again else first
-
-
-class Stop(TrainerCallback):
-    """As if somebody pulled the plug after so many steps of all stages."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
 
 
 def test_a_stage_is_what_one_trainer_does(tmp_path):

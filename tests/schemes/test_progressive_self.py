@@ -63,3 +63,15 @@ def test_what_cannot_work_is_refused(tmp_path):
         schemes.progressive_self(planned(tmp_path, classifier()), 1.5)
     with pytest.raises(ValueError, match="progressive_self makes its losses itself"):
         schemes.progressive_self(planned(tmp_path, classifier(), losses=[TaskLoss()]))
+
+
+def test_several_labels_are_mixed_as_one_is(tmp_path):
+    """One epoch: past predictions are the labels, so the total is the labels' loss whatever the weights are."""
+    kind = {"problem_type": "multi_label_classification"}
+    data = rows(16).map(lambda row: {"labels": [float(row["labels"] == label) for label in range(LABELS)]})
+    found = []
+    for last_weight in (0.0, 0.8):
+        settings = {**STEADY, "num_train_epochs": 1}
+        plan = planned(tmp_path / str(last_weight), classifier(**kind), data=data, **settings)
+        found.append(weights(schemes.progressive_self(plan, last_weight)))
+    assert all(torch.allclose(each, found[1][name], atol=1e-6) for name, each in found[0].items())

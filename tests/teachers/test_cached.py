@@ -1,6 +1,7 @@
 """A teacher that answers from disk: a run is what it is with the model itself."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,22 @@ from datasets import Dataset
 from models import LABELS, inputs_of, tiny
 from runs import classifier, distillation, same, weights
 
+from hf_distill import anatomy
 from hf_distill import losses as catalogue
 from hf_distill.batch import Batch
 from hf_distill.losses import HiddenCosine, HiddenMSE, RKDAngle, SoftTargets, TaskLoss
-from hf_distill.signals import EMBEDDINGS, LOGITS, attention, attention_scores, hidden, label_embeddings
+from hf_distill.relations import Relations
+from hf_distill.signals import (
+    EMBEDDINGS,
+    LOGITS,
+    attention,
+    attention_scores,
+    hidden,
+    key,
+    label_embeddings,
+    query,
+    value,
+)
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher
 from hf_distill.teachers.cache.layout import CLASSES
@@ -342,6 +355,120 @@ def test_averages_are_refused_by_losses_that_need_each_head_and_each_head_is_eno
     (tmp_path / "averaged" / "manifest.json").unlink()
     with pytest.raises(ValueError, match=message):
         fill(trainer_of(tmp_path, "each", CachedTeacher(tmp_path / "averaged", make())))
+
+
+# --- relations
+
+
+STATES = (query(3), key(3), value(3))
+
+
+def relating(*losses, data=ragged):
+    return (teacher, classifier, lambda: [SoftTargets(), *losses], data, padded)
+
+
+def sizes(trainer):
+    """Numbers that the relations in one head take, and the states."""
+    lengths = [len(row["input_ids"]) for row in [*trainer.train_dataset, *trainer.eval_dataset]]
+    return sum(n * (n + 1) // 2 for n in lengths), sum(lengths) * 32
+
+
+@pytest.mark.parametrize("heads", [1, 4, 8, 32])
+def test_where_losses_compare_relations_alone_the_smaller_is_stored(tmp_path, monkeypatch, heads):
+    monkeypatch.setitem(KINDS, "relations", relating(catalogue.MiniLMv2(heads=heads)))
+    alone = trainer_of(tmp_path, "relations", teacher())
+    alone.train()
+    filling = trainer_of(tmp_path, "relations", CachedTeacher(tmp_path / "cache", teacher()))
+    fill(filling)
+    filling.train()
+    the_same_run(filling, alone)
+    pairs, states = sizes(filling)
+    assert (pairs * heads < states) == (heads < 32)
+    for signal in STATES:
+        assert filling.teacher._cache.bytes_of(signal) == min(pairs * heads, states) * 4
+    folder_only = trainer_of(tmp_path, "relations", CachedTeacher(tmp_path / "cache"))
+    folder_only.train()
+    the_same_run(folder_only, filling)
+
+
+class Near(catalogue.MiniLMv2):
+    """A loss of one's own on the states themselves."""
+
+    def compare(self, student, teacher, batch):
+        return batch.mean((student - teacher).square().mean((1, 3)), over="tokens")
+
+
+@pytest.mark.parametrize("other", [Near(relations=("key",)), catalogue.MiniLMv2(heads=2, relations=("key",))])
+def test_states_are_stored_where_another_loss_needs_them_or_other_heads(tmp_path, monkeypatch, other):
+    monkeypatch.setitem(KINDS, "relations", relating(catalogue.MiniLMv2(heads=1), other))
+    trainer = trainer_of(tmp_path, "relations", CachedTeacher(tmp_path / "cache", teacher()))
+    fill(trainer)
+    pairs, states = sizes(trainer)
+    stored = [trainer.teacher._cache.bytes_of(signal) for signal in STATES]
+    assert stored == [pairs * 4, states * 4, pairs * 4]
+    trainer.train()
+
+
+def test_relations_are_refused_by_losses_that_need_states_or_other_heads_and_states_are_enough_for_all(
+    tmp_path, monkeypatch
+):
+    for name, loss in (
+        ("two", catalogue.MiniLMv2(heads=2)),
+        ("four", catalogue.MiniLMv2(heads=4)),
+        ("states", Near()),
+    ):
+        monkeypatch.setitem(KINDS, name, relating(loss))
+        fill(trainer_of(tmp_path, name, CachedTeacher(tmp_path / name, teacher())))
+    said = r"two holds the relations of {} in 2 heads, and the losses need {}\. Cache anew, in another folder\."
+    needs = {"four": r"them in 4", "states": "more of it than relations"}
+    for name, needed in needs.items():
+        for model in (None, teacher()):
+            with pytest.raises(ValueError, match=said.format(r"(query|key|value)\(3\)", needed)):
+                trainer_of(tmp_path, name, CachedTeacher(tmp_path / "two", model))
+    enough = trainer_of(tmp_path, "four", CachedTeacher(tmp_path / "states", teacher()))
+    before = files(tmp_path / "states")
+    fill(enough)
+    assert files(tmp_path / "states") == before
+    enough.train()
+    (tmp_path / "two" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=needs["four"]):
+        fill(trainer_of(tmp_path, "four", CachedTeacher(tmp_path / "two", teacher())))
+
+
+def test_a_folder_goes_on_as_it_was_begun(tmp_path, monkeypatch):
+    """Longer rows come later; or the one who filled it was killed before the end."""
+    monkeypatch.setitem(KINDS, "relations", relating(catalogue.MiniLMv2(heads=4)))
+    monkeypatch.setattr("hf_distill.teachers.cache.fill.SHARD", 4)
+    trainer = trainer_of(tmp_path, "relations", CachedTeacher(tmp_path / "cache", teacher()))
+    fill(trainer)
+    before = files(tmp_path / "cache")
+    (tmp_path / "cache" / "manifest.json").unlink()
+    shutil.rmtree(sorted((tmp_path / "cache" / "shards").glob("*-*"))[1])
+    fill(trainer_of(tmp_path, "relations", CachedTeacher(tmp_path / "cache", teacher())))
+    assert files(tmp_path / "cache") == before
+    small = trainer.teacher._cache.bytes_of(query(3))
+    long = ragged(3, 7, 30, 30)
+    trainer.teacher.fill([long], padded)
+    assert trainer.teacher._cache.bytes_of(query(3)) == small + 3 * 4 * (30 * 31 // 2) * 4
+    assert trainer.teacher._cache.layouts[query(3)].shape[0] == 4
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_is_missing_is_answered_live_with_the_same_value(tmp_path, left):
+    loss, model, student = catalogue.MiniLM(), *(tiny("llama", "ForCausalLM", seed) for seed in (1, 0))
+    loss.setup(anatomy.describe(student), anatomy.describe(model), Task.CAUSAL_LM)
+    wanted = frozenset(theirs for _, theirs in loss.pairs())
+    master = CachedTeacher(tmp_path / "cache", model, missing="live")
+    master.compared_heads = {value(3): loss.relations_compared}
+    master.prepare(student, wanted, CPU, None)
+    batch = Batch(language(list(ragged(4)), left), Task.CAUSAL_LM)
+    mine = live(student, {mine for mine, _ in loss.pairs()}, batch, tiny("llama", "ForCausalLM", 2))
+    expected = loss(mine, master.observe(batch), batch)
+    master.fill([ragged(4)], to_the_left if left else language)
+    found = master.observe(batch)
+    assert isinstance(found[value(3)], Relations)
+    torch.testing.assert_close(loss(mine, found, batch), expected)
+    assert expected > 1e-3
 
 
 # --- the largest logits

@@ -7,10 +7,10 @@ from transformers import DefaultDataCollator
 
 from hf_distill import DistillationConfig
 from hf_distill.batch import Batch
-from hf_distill.losses import HiddenMSE, TaskLoss
-from hf_distill.signals import hidden
+from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
+from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers.learner import Learner
+from hf_distill.teachers.learner import Learner, weight_like_labels
 
 
 def learner(folder, steps=10, **settings):
@@ -89,3 +89,19 @@ def test_quantised_weights_are_refused():
     model.is_quantized = True
     with pytest.raises(ValueError, match="BertForSequenceClassification is quantised or spread over devices"):
         Learner(model, [TaskLoss()]).prepare(classifier(), frozenset(), torch.device("cpu"), None, None)
+
+
+@pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
+def test_soft_targets_that_say_the_label_count_as_it_does(kind):
+    """Certain soft targets are labels, and then the two losses are one."""
+    several = kind.startswith("multi")
+    task = Task.MULTI_LABEL if several else Task.SINGLE_LABEL
+    model = classifier(problem_type=kind)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]) if several else torch.tensor([2, 0])
+    batch = Batch({"labels": labels}, task)
+    student = {LOGITS: torch.tensor([[0.3, -1.0, 2.0], [0.5, 0.1, -0.4]])}
+    hard = labels if several else torch.nn.functional.one_hot(labels, 3)
+    certain = {LOGITS: (hard * 2.0 - 1) * 1e4}
+    by_label, by_target = TaskLoss(), SoftTargets(temperature=1.0)
+    weighed = weight_like_labels(model) * by_target(student, certain, batch)
+    assert float(weighed) == pytest.approx(float(by_label(student, {}, batch)))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from models import LABELS, tiny
 from runs import classifier, distillation, exactly, rows, same, weights
 
-from hf_distill.batch import Batch
+from hf_distill.batch import IGNORED, Batch
 from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
@@ -68,6 +68,26 @@ def test_it_is_the_loop_of_the_paper(tmp_path, count, temperature):
         for name, weight in expected.named_parameters():
             assert torch.allclose(weights(found)[name], weight, atol=2e-6), name
     assert not same(weights(teacher.models[0]), weights(classifier(seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [("gpt2", "LMHeadModel"), ("bert", "ForMaskedLM"), ("t5", "ForConditionalGeneration")]
+)
+def test_who_is_the_student_makes_no_difference(tmp_path, family, head):
+    """Before a vocabulary too, where the student's logits are not computed before somebody looks at them."""
+    off = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, "t5": {"dropout_rate": 0.0}}
+    off["bert"] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    data = rows(16).map(lambda row: {"labels": [IGNORED, *row["input_ids"][1:]]})
+    found = []
+    for order in ((0, 1), (1, 0)):
+        student, peer = (tiny(family, head, seed, **off[family]) for seed in order)
+        trainer = together(tmp_path, peer, student, data=data)
+        trainer.train()
+        models = {order[0]: trainer.model, order[1]: peer}
+        found.append({seed: dict(model.named_parameters()) for seed, model in models.items()})
+    for seed in (0, 1):
+        for name, weight in found[0][seed].items():
+            assert torch.allclose(weight, found[1][seed][name], atol=1e-5), name
 
 
 def test_a_step_is_the_same_however_it_is_accumulated(tmp_path):

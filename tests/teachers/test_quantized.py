@@ -6,12 +6,15 @@ import sys
 import pytest
 import torch
 from models import LABELS, inputs_of, tiny
-from runs import classifier, distillation, weights
+from runs import classifier, distillation, rows, weights
+from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig
+from torchao.quantization.granularity import PerAxis
+from transformers import AutoModelForSequenceClassification, TorchAoConfig
 
 from hf_distill import students
 from hf_distill.losses import HiddenMSE, LabelEmbeddings, SoftTargets
 from hf_distill.report import size
-from hf_distill.teachers import quantize
+from hf_distill.teachers import CachedTeacher, quantize
 from hf_distill.teachers.cache.manifest import fingerprint
 
 
@@ -106,3 +109,39 @@ def test_without_torchao_the_message_says_what_to_install(monkeypatch):
 def test_no_student_is_made_of_it():
     with pytest.raises(ValueError, match="is quantised: its weights cannot be copied"):
         students.keep_layers(quantize(classifier()), [0])
+
+
+def loaded_by_transformers(folder, kind):
+    """What `from_pretrained(quantization_config=)` gives: int8, or weights of 4 bits, head included."""
+    model = classifier(seed=1)
+    model.save_pretrained(folder)
+    config = Int8WeightOnlyConfig()
+    if kind == "int4":
+        config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0))
+    settings = {"quantization_config": TorchAoConfig(config), "dtype": torch.float32}
+    return model, AutoModelForSequenceClassification.from_pretrained(folder, **settings)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("int8", 0.02), ("int4", 0.3)])
+def test_a_model_that_transformers_loads_quantised_teaches_live_and_from_a_cache(tmp_path, kind, error):
+    plain, teacher = loaded_by_transformers(tmp_path / "teacher", kind)
+    losses, found = [SoftTargets(), HiddenMSE()], []
+    for name, given in (("live", teacher), ("cache", CachedTeacher(tmp_path / "cache", teacher))):
+        student = classifier()
+        trainer = distillation(tmp_path / name, student, given, losses, eval_dataset=rows(8), optim="sgd")
+        if name == "cache":
+            given.fill([trainer.train_dataset, trainer.eval_dataset], trainer.data_collator)
+        trainer.train()
+        found.append(weights(student))
+    assert all(type(layer.weight) is not torch.nn.Parameter for layer in teacher.modules() if is_linear(layer))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-5)
+    inputs = inputs_of(plain)
+    with torch.no_grad():
+        expected, answers = plain(**inputs).logits, teacher(**inputs).logits
+    assert 0 < (answers - expected).abs().max() < error
+    assert fingerprint(plain)["weights"] != fingerprint(teacher)["weights"]
+
+
+def is_linear(layer):
+    return isinstance(layer, torch.nn.Linear)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hf_distill.signals import LOGITS, Signal
-from hf_distill.teachers.cache.layout import CLASSES, COUNTED, TOKENS, Layout, top_k_of
+from hf_distill.teachers.cache.layout import CLASSES, COUNTED, PAIRS, TOKENS, Layout, top_k_of
 from hf_distill.teachers.cache.manifest import Manifest, described
 
 _TORCH = {"float32": torch.float32, "float16": torch.float16, "uint16": torch.uint16, "int32": torch.int32}
@@ -112,7 +112,7 @@ class Cache:
             if shard not in opened:
                 opened[shard] = self._open(shard, signal)
             numbers = opened[shard][first : first + prod(shape)]
-            start = int(starts[row]) if TOKENS in layout.shape else 0
+            start = int(starts[row]) if {TOKENS, PAIRS} & {*layout.shape} else 0
             place = layout.inside(start, start + length, None if counted is None else counted[row])
             batch[row][place] = numbers.reshape(shape)
         return batch

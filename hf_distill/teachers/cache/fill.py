@@ -17,12 +17,14 @@ from hf_distill import anatomy
 from hf_distill.batch import Batch
 from hf_distill.capture import Capture
 from hf_distill.heads import HeadLogits
-from hf_distill.signals import LOGITS, Signal
+from hf_distill.relations import triangle
+from hf_distill.signals import LOGITS, MAPS, Signal
 from hf_distill.tasks import Task
 from hf_distill.teachers.cache import Cache
 from hf_distill.teachers.cache.keys import LABELS, counted_of, keys_of, names_of, other_inputs
-from hf_distill.teachers.cache.layout import CLASSES, Layout, heads_of, largest_of, layout_of, top_k_of
-from hf_distill.teachers.cache.manifest import Manifest, difference
+from hf_distill.teachers.cache.layout import CLASSES, Layout, enough, heads_of, largest_of, layout_of, related_of
+from hf_distill.teachers.cache.manifest import Manifest
+from hf_distill.teachers.cache.refusals import check_heads, check_same, check_top_k
 from hf_distill.teachers.cache.shards import at_work, facts_of, finish, is_there, write_shard
 from hf_distill.top_k import largest
 
@@ -59,7 +61,9 @@ class Filler:
         dtype: of the numbers in the files.
         batch_size: examples in one forward pass.
         top_k: of the logits only so many of each position are stored, with the rest as one class; None for all.
-        heads: of attention maps only averages over so many groups of heads are stored; all heads of others.
+        heads: of attention maps only averages over so many groups of heads are stored; all heads of others. Of
+            queries, keys and values only relations in so many heads, where they are smaller for the examples that a
+            folder is begun with.
     """
 
     def __init__(
@@ -111,9 +115,12 @@ class Filler:
             raise ValueError("the teacher is in train mode, its dropout would be cached. Call teacher.eval().")
         report = report or (lambda done, total: None)
         manifest = Manifest.read(self.folder)
-        self._check(manifest)
+        begun = self._check(manifest)
         rows = self._rows(datasets)
         missing, names = self._missing(rows, manifest)
+        if not begun:
+            lengths = np.array([example.tokens for example in missing])
+            self.heads = enough(self.heads, lengths, anatomy.describe(self.model))
         if not missing and manifest is not None:
             return manifest
         with at_work(self.folder):
@@ -138,7 +145,8 @@ class Filler:
             raise ValueError("there are no rows to ask the teacher about.")
         return rows
 
-    def _check(self, manifest: Manifest | None) -> None:
+    def _check(self, manifest: Manifest | None) -> bool:
+        """Whether there is something in the folder, which is then what is asked for, and says how it is stored."""
         unfinished = sorted(self.folder.glob("shards/*/shard.json"))
         if manifest is not None:
             found, layouts = manifest.fingerprint, manifest.layouts
@@ -146,7 +154,7 @@ class Filler:
             facts = facts_of(self.folder, unfinished[0].parent.name)
             found, layouts = facts["fingerprint"], [Layout.of_plain(each) for each in facts["layouts"]]
         else:
-            return
+            return False
         check_same(self.folder, found, self.fingerprint)
         there, wanted = {str(layout.signal) for layout in layouts} - {str(CLASSES)}, set(map(str, self.signals))
         if not wanted <= there:
@@ -165,6 +173,7 @@ class Filler:
         cached_heads = heads_of(layouts)
         check_heads(self.folder, cached_heads, self.heads, anatomy.describe(self.model).heads, wanted)
         self.heads = cached_heads
+        return True
 
     def _missing(self, rows: "_Rows", manifest: Manifest | None) -> tuple[list[_Example], list[str]]:
         """Each different example that is not there, short ones first; and the names of the inputs."""
@@ -227,17 +236,25 @@ class Filler:
         """What is stored, signal by signal and example by example."""
         for batch, spans, counted, seen in self._answers(examples, rows):
             for signal, values in seen.items():
-                if signal in self.heads:
+                if signal in self.heads and signal.kind in MAPS:
                     values = values.float().unflatten(1, (self.heads[signal], -1)).mean(2)
                 layout = layout_of(signal, values, batch, self.dtype, counted is not None)
                 for numbers in map(Tensor.float, _own_numbers(values, layout, spans, counted)):
-                    if signal != LOGITS or self.top_k is None:
-                        yield layout, self._stored(signal, numbers)
-                        continue
-                    logits, classes = largest(numbers, self.top_k)
-                    of_logits, of_classes = largest_of(layout, self.top_k)
-                    yield of_logits, self._stored(signal, logits)
-                    yield of_classes, np.ascontiguousarray(classes.cpu().numpy(), of_classes.dtype)
+                    yield from self._kept(layout, numbers)
+
+    def _kept(self, layout: Layout, numbers: Tensor) -> Iterator[tuple[Layout, np.ndarray]]:
+        """What is stored of a signal of one example."""
+        signal = layout.signal
+        if signal in self.heads and signal.kind not in MAPS:
+            related = triangle(numbers[None], self.heads[signal])[0]
+            yield related_of(layout, self.heads[signal]), self._stored(signal, related)
+        elif signal == LOGITS and self.top_k is not None:
+            logits, classes = largest(numbers, self.top_k)
+            of_logits, of_classes = largest_of(layout, self.top_k)
+            yield of_logits, self._stored(signal, logits)
+            yield of_classes, np.ascontiguousarray(classes.cpu().numpy(), of_classes.dtype)
+        else:
+            yield layout, self._stored(signal, numbers)
 
     def _answers(
         self, examples: list[_Example], rows: "_Rows"
@@ -308,56 +325,6 @@ class Filler:
         if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's {signal} is too large for {self.dtype}. Cache it in float32.")
         return stored
-
-
-def check_same(folder: Path, cached: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuses a folder with the answers of another teacher.
-
-    Raises:
-        ValueError: the first field that differs.
-    """
-    differs = difference(cached, here)
-    if differs is not None:
-        raise ValueError(f"{folder} holds the answers of another teacher: {differs}. Cache anew, in another folder.")
-
-
-def check_top_k(folder: Path, layouts: Sequence[Layout], here: int | None) -> None:
-    """Refuses a folder that keeps more or fewer logits of each position; one without logits is no matter.
-
-    Raises:
-        ValueError: it does.
-    """
-    cached = top_k_of(layouts)
-    if cached != here and any(layout.signal == LOGITS for layout in layouts):
-        found = "all logits" if cached is None else f"the {cached} largest logits"
-        raise ValueError(
-            f"{folder} holds {found} of each position, not top_k={here}. Pass top_k={cached} (in a recipe "
-            f"cache_top_k: {'null' if cached is None else cached}), or cache anew, in another folder."
-        )
-
-
-def check_heads(
-    folder: Path, cached: Mapping[Signal, int], here: Mapping[Signal, int], heads: int, wanted: Iterable[str]
-) -> None:
-    """Refuses a folder that keeps averages over heads where a loss needs each, or other averages.
-
-    Args:
-        folder: of the cache.
-        cached: of how many groups of heads it keeps the averages.
-        here: of how many they are enough; of others each head is needed.
-        heads: of the teacher.
-        wanted: names of the signals that are asked for.
-
-    Raises:
-        ValueError: it does.
-    """
-    for signal, groups in cached.items():
-        needed = here.get(signal, heads)
-        if str(signal) in wanted and groups < heads and groups != needed:
-            raise ValueError(
-                f"{folder} holds {signal} averaged over {groups} group(s) of its {heads} heads, and the losses need "
-                f"{needed}. Cache anew, in another folder."
-            )
 
 
 def _own_numbers(values: Tensor, layout: Layout, spans: np.ndarray, counted: Tensor | None) -> Iterator[Tensor]:

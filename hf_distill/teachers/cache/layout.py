@@ -1,6 +1,6 @@
 """How one signal of one example lies in a file: its numbers in a row, as many as its tokens ask for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from hf_distill.batch import Batch
-from hf_distill.signals import LOGITS, Signal
+from hf_distill.signals import LOGITS, MAPS, RELATED, ModelShape, Signal
 
 TOKENS = -1  # stands in a shape for the number of tokens of the example
 COUNTED = -2  # likewise for the number of its tokens whose logits count
+PAIRS = -3  # likewise for the number of pairs of its tokens, each with itself among them
 DTYPES = ("float32", "float16")
-MAPS = ("attention", "attention_scores")
 CLASSES = Signal("logit_classes")  # beside the largest logits: which classes they are of; the losses see one `TopK`
 
 
@@ -24,7 +24,8 @@ class Layout:
 
     Args:
         signal: which.
-        shape: of one example, `TOKENS` where its number of tokens stands, `COUNTED` where that of those that count.
+        shape: of one example, `TOKENS` where its number of tokens stands, `COUNTED` where that of those that count,
+            `PAIRS` where that of pairs of tokens.
         dtype: in the file; what is read is float32, and of classes int64.
     """
 
@@ -34,7 +35,7 @@ class Layout:
 
     def shape_of(self, tokens: int, counted: int = 0) -> tuple[int, ...]:
         """The shape of an example with so many tokens, so many of which count."""
-        named = {TOKENS: tokens, COUNTED: counted}
+        named = {TOKENS: tokens, COUNTED: counted, PAIRS: pairs_of(tokens)}
         return tuple(named.get(size, size) for size in self.shape)
 
     def start(self, before: Any) -> Any:
@@ -45,6 +46,8 @@ class Layout:
                 numbers of tokens, and those of their tokens that count; four numbers, or an array of each.
         """
         of_one = prod(size for size in self.shape if size > 0)
+        if PAIRS in self.shape:
+            return (before[1] + before[2]) // 2 * of_one
         return before[3 if COUNTED in self.shape else self.shape.count(TOKENS)] * of_one
 
     def inside(self, start: int, end: int, counted: Any = None) -> tuple[Any, ...]:
@@ -55,7 +58,10 @@ class Layout:
             end: the one after its last.
             counted: which positions of the row count, bool (tokens,); for `COUNTED` only.
         """
-        named = {TOKENS: slice(start, end), COUNTED: counted}
+        named = {TOKENS: slice(start, end), COUNTED: counted, PAIRS: slice(pairs_of(end))}
+        if PAIRS in self.shape and start:  # what padding stands before is no beginning of the batch's pairs
+            later, earlier = (each + start for each in np.tril_indices(end - start))
+            named[PAIRS] = pairs_of(later) + earlier
         return tuple(named.get(size, slice(None)) for size in self.shape)
 
     def plain(self) -> dict[str, Any]:
@@ -94,6 +100,36 @@ def layout_of(signal: Signal, seen: Tensor, batch: Batch, dtype: str, counted: b
     return Layout(signal, shape, dtype)
 
 
+def pairs_of(tokens: Any) -> Any:
+    """How many pairs so many tokens make, each with itself among them; a number or an array."""
+    return tokens * (tokens + 1) // 2
+
+
+def related_of(layout: Layout, heads: int) -> Layout:
+    """The layout of the relations of queries, keys or values in so many heads, each pair of tokens once."""
+    return Layout(layout.signal, (heads, PAIRS), layout.dtype)
+
+
+def enough(heads: Mapping[Signal, int], lengths: np.ndarray, shape: ModelShape) -> dict[Signal, int]:
+    """What is stored in other heads than the teacher's: averages of maps, and relations where they are smaller.
+
+    Args:
+        heads: see `Teacher.compared_heads`.
+        lengths: tokens of each example that is to be stored, (examples,); 0 where inputs have none.
+        shape: of the teacher.
+
+    Returns:
+        The same without the queries, keys and values whose states are fewer numbers than their relations.
+    """
+    pairs, tokens = int(pairs_of(lengths).sum()), int(lengths.sum())
+    width = {"query": shape.heads * shape.head_width}
+    return {
+        signal: count
+        for signal, count in heads.items()
+        if signal.kind in MAPS or count * pairs < width.get(signal.kind, shape.key_heads * shape.head_width) * tokens
+    }
+
+
 def largest_of(layout: Layout, k: int) -> tuple[Layout, Layout]:
     """The layouts of the `k` largest logits with the rest as one more, and of the classes that they are of."""
     *positions, classes = layout.shape
@@ -107,8 +143,15 @@ def top_k_of(layouts: Iterable[Layout]) -> int | None:
 
 
 def heads_of(layouts: Iterable[Layout]) -> dict[Signal, int]:
-    """{attention map: of how many groups of heads the averages are kept}, as many groups as heads where all are."""
-    return {layout.signal: layout.shape[0] for layout in layouts if layout.signal.kind in MAPS}
+    """{attention map: of how many groups of heads the averages are kept}, as many groups as heads where all are; and
+    {queries, keys or values: in how many heads their relations are kept}, none where they themselves are."""
+    kept = (layout for layout in layouts if layout.signal.kind in MAPS or PAIRS in layout.shape)
+    return {layout.signal: layout.shape[0] for layout in kept}
+
+
+def is_related(layout: Layout) -> bool:
+    """Whether relations of queries, keys or values are kept in their place."""
+    return layout.signal.kind in RELATED and PAIRS in layout.shape
 
 
 def before_each(lengths: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from hf_distill.capture import Capture
 from hf_distill.signals import (
     EMBEDDINGS,
     LOGITS,
+    ModelShape,
     attention,
     attention_scores,
     hidden,
@@ -26,11 +27,16 @@ from hf_distill.tasks import Task
 from hf_distill.teachers.cache.layout import (
     CLASSES,
     COUNTED,
+    PAIRS,
     TOKENS,
     Layout,
     before_each,
+    enough,
+    heads_of,
+    is_related,
     largest_of,
     layout_of,
+    related_of,
     top_k_of,
 )
 
@@ -95,6 +101,7 @@ def test_the_largest_logits_lie_beside_their_classes_in_as_few_bytes_as_hold_the
 
 
 STORED = [*((signal, shape) for _, signal, _, shape in SHAPES), (LOGITS, (COUNTED, 3)), (CLASSES, (COUNTED, 2))]
+STORED += [(value(1), (4, PAIRS))]
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -119,3 +126,41 @@ def test_examples_lie_one_after_the_other_without_padding_and_are_found_again(si
         assert (flat[first : first + file[row].size].reshape(file[row].shape) == file[row]).all()
         expected = [expected[0] + 1, expected[1] + length, expected[2] + length**2, expected[3] + count]
     assert layout.start(expected) == len(flat)
+
+
+def test_relations_lie_in_the_place_of_states_and_are_known_by_their_shape():
+    states, maps = Layout(query(1), (4, TOKENS, 8), "float16"), Layout(attention(1), (2, TOKENS, TOKENS), "float16")
+    related = related_of(states, 16)
+    assert related == Layout(query(1), (16, PAIRS), "float16")
+    assert related.shape_of(5) == (16, 15)
+    assert [is_related(layout) for layout in (states, maps, related)] == [False, False, True]
+    assert heads_of([states, maps]) == {attention(1): 2}
+    assert heads_of([maps, related]) == {attention(1): 2, query(1): 16}
+
+
+def test_the_pairs_of_an_example_are_found_behind_padding():
+    """Of five positions two are padding: positions 2, 3 and 4 stay, and their pairs with one another."""
+    related = Layout(value(0), (2, PAIRS), "float32")
+    batch = np.array([[later * 10 + earlier for later in range(5) for earlier in range(later + 1)]] * 2)
+    assert batch[related.inside(2, 5)].tolist() == [[22, 32, 33, 42, 43, 44]] * 2
+    assert batch[related.inside(0, 3)].tolist() == [[0, 10, 11, 20, 21, 22]] * 2
+
+
+WIDE = ModelShape("Large", layers=2, width=64, heads=8, classes=3, key_heads=2, head_width=8)  # queries of 64, keys 16
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "fewer"),
+    [
+        ([7], 16, []),  # 16 heads x 28 pairs = 448 = 7 x 64: no fewer
+        ([6], 16, [query(0)]),  # 336 of 384
+        ([1, 20], 8, []),  # 8 x 211 = 1688 of 1344: the long one costs more than the short one saves
+        ([1, 20], 4, [query(0)]),  # 844
+        ([0, 0], 1, []),  # pictures have no tokens
+        ([30], 1, [key(0), query(0), value(0)]),  # 465 of 480, and of 1920
+    ],
+)
+def test_relations_are_kept_where_they_are_fewer_numbers_than_states(lengths, heads, fewer):
+    asked = {query(0): heads, key(0): heads, value(0): heads, attention(0): 1}
+    found = enough(asked, np.array(lengths), WIDE)
+    assert found == {attention(0): 1} | dict.fromkeys(fewer, heads)

@@ -1,0 +1,35 @@
+"""The base example, born again: each generation is taught by the one before it, and all together teach the last one.
+
+    python examples/born_again.py --generations 3 --ensemble
+
+Furlanello et al. 2018, arXiv:1805.04770. The table at the end says how good each generation is, and how good all are
+together. Labels of which each row has one could also be weighted: weighting="cwtm" or "dkpp".
+"""
+
+from multilabel_distilbert import compute_metrics, load, parser, settings
+
+from hf_distill import DistillationConfig, losses, schemes, students
+
+
+def main(arguments=None):
+    command_line = parser(__doc__)
+    command_line.add_argument("--generations", type=int, default=3)
+    command_line.add_argument("--ensemble", action="store_true", help="all generations teach one student more")
+    options = command_line.parse_args(arguments)
+    teacher, tokenizer, dataset = load(options)
+    plan = schemes.Plan(
+        student=students.from_teacher(teacher, architecture="distilbert", layers=options.layers),
+        teacher=teacher,
+        losses=[losses.TaskLoss(weight=0.5), losses.SoftTargets(temperature=2.0, weight=0.5)],
+        args=DistillationConfig(**settings(options)),
+        train_dataset=dataset["train"],
+        eval_dataset=dataset["validation"],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+    )
+    schemes.born_again(plan, generations=options.generations, ensemble=options.ensemble)
+    print(f'Load it: AutoModelForSequenceClassification.from_pretrained("{options.output}")')
+
+
+if __name__ == "__main__":
+    main()

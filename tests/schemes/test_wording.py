@@ -1,0 +1,29 @@
+"""Who taught, in words."""
+
+from runs import classifier
+
+from hf_distill.schemes.wording import in_words
+from hf_distill.teachers import EnsembleTeacher, ModelTeacher, Nobody, PermutedTeacher, Teacher
+
+
+class Rules(Teacher):
+    def observe(self, batch):
+        return {}
+
+
+def test_the_stage_that_made_it_or_where_its_weights_are_from(tmp_path):
+    made, other = classifier(), classifier()
+    names = {id(made): "generation_1"}
+    folder = tmp_path / "my-teacher"
+    made.save_pretrained(folder)
+    loaded = type(made).from_pretrained(folder)
+    assert in_words(None, names) is None
+    assert in_words(Nobody(), names) is None
+    assert in_words("some/model", names) == "some/model"
+    assert in_words(made, names) == "generation_1"
+    assert in_words(ModelTeacher(made), names) == "generation_1"
+    assert in_words(other, names) == "BertForSequenceClassification"
+    assert in_words(loaded, names) == "my-teacher"
+    assert in_words(Rules(), names) == "Rules()"
+    together = EnsembleTeacher([made, PermutedTeacher(loaded)])
+    assert in_words(together, names) == "EnsembleTeacher(generation_1, PermutedTeacher(my-teacher))"

@@ -1,0 +1,107 @@
+"""A teacher around another one: everything that the trainer says or asks reaches the one inside."""
+
+import torch
+from models import LABELS
+from runs import classifier, distillation, rows, same, weights
+
+from hf_distill import anatomy
+from hf_distill.losses import AttentionKL, HiddenMSE, SoftTargets
+from hf_distill.signals import LOGITS, ModelShape, attention
+from hf_distill.teachers import CachedTeacher, ModelTeacher, Teacher, Wrapper
+
+
+class Everything(Teacher):
+    """Notes what reaches it, and answers something to every question."""
+
+    input_names = ("hint",)
+    shape = ModelShape("Everything", 2, 4, 2, LABELS)
+    model = torch.nn.Linear(1, 1)
+    top_k = 7
+    says_trust = True
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.loaded = None
+
+    def prepare(self, *arguments):
+        self.called.append("prepare")
+
+    def check_evaluation(self, *arguments):
+        self.called.append("check_evaluation")
+
+    def observe(self, batch):
+        return {LOGITS: torch.ones(2)}
+
+    def respond(self, batch, student):
+        return {LOGITS: torch.zeros(2)}
+
+    def step(self):
+        self.called.append("step")
+
+    def state(self):
+        return {"known": torch.ones(1)}
+
+    def load_state(self, state):
+        self.loaded = state
+
+
+def test_every_question_and_every_word_reaches_the_one_inside():
+    inside = Everything()
+    around = Wrapper(Wrapper(inside))
+    around.prepare(None, frozenset(), None, None)
+    around.check_evaluation(None, None)
+    around.step()
+    around.load_state({"known": torch.zeros(1)})
+    around.view = "other_"
+    assert inside.view == around.view == "other_"
+    around.only_evaluated, around.compared_heads = frozenset({LOGITS}), {attention(0): 1}
+    assert inside.called == ["prepare", "check_evaluation", "step"]
+    assert inside.loaded is not None
+    assert (inside.only_evaluated, inside.compared_heads) == (frozenset({LOGITS}), {attention(0): 1})
+    for name in ("shape", "input_names", "model", "top_k", "says_trust", "only_evaluated", "compared_heads"):
+        assert getattr(around, name) is getattr(inside, name)
+    assert around.state() == {"known": torch.ones(1)}
+    assert around.observe(None)[LOGITS].tolist() == [1, 1]
+    assert around.respond(None, {})[LOGITS].tolist() == [0, 0]
+    assert around.members[0].members == (inside,)
+
+
+def test_no_question_is_forgotten():
+    """What a `Teacher` may answer later, a wrapper must hand on too."""
+    asked = {name for name in vars(Teacher) if not name.startswith("_")} - {"members"}
+    assert asked <= set(vars(Wrapper))
+
+
+def test_a_training_is_the_same_with_it(tmp_path):
+    losses = [SoftTargets(), HiddenMSE(), AttentionKL()]
+    found = []
+    for number, wrapped in enumerate((False, True)):
+        model = classifier(seed=1)
+        student = classifier(seed=2)
+        teacher = Wrapper(model) if wrapped else model
+        trainer = distillation(tmp_path / str(number), student, teacher, losses, eval_dataset=rows(8))
+        trainer.train()
+        found.append((weights(student), trainer.evaluate()["eval_agreement"]))
+    assert same(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+def test_a_cache_inside_becomes_known_late(tmp_path):
+    model = classifier(seed=1)
+    cached = CachedTeacher(tmp_path / "cache", model)
+    around = Wrapper(cached)
+    trainer = distillation(tmp_path, classifier(), around, [SoftTargets()])
+    cached.fill(trainer.train_dataset, trainer.data_collator)
+    assert trainer.train().training_loss > 0
+    assert around.shape == anatomy.describe(model)
+
+
+def test_the_label_map_of_the_run_reaches_the_one_inside(tmp_path):
+    names = ["a", "b", "c"]
+    teacher = classifier(seed=1, id2label=dict(enumerate(names)))
+    student = classifier(id2label=dict(enumerate(reversed(names))))
+    around = Wrapper(teacher)
+    trainer = distillation(tmp_path, student, around, [SoftTargets()], label_map="by_name")
+    assert isinstance(around.teacher, ModelTeacher)
+    assert around.teacher.label_map == "by_name"
+    assert trainer.teacher is around
