@@ -20,7 +20,8 @@ def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start
     """Trains several students at once, from the same batches; each learns from the labels and from all the others.
 
     Each has an optimizer of its own. They must differ at the start, or they have nothing to tell one another: each but
-    the first is made under another seed, and begins as `start` says.
+    the first is made under another seed, and begins as `start` says. A head that is drawn anew knows nothing at first,
+    and all others hear it all the same: a training of a few dozen steps is made worse by it.
 
     Args:
         plan: its teacher is not asked; its losses are those of every student, if it has some: soft targets among them
