@@ -70,7 +70,8 @@ class Setting:
         self.train = drawn.select(range(arguments.rows))
         rest = drawn.select(range(arguments.rows, min(2 * arguments.rows, len(drawn))))
         self.unlabelled = rest.remove_columns("labels")
-        self.validation = self.rows["validation"].select(range(min(arguments.evaluate, len(self.rows["validation"]))))
+        held_out = self.rows["validation"].shuffle(seed=0)
+        self.validation = held_out.select(range(min(arguments.evaluate, len(held_out))))
         self.teachers = [self._teacher(number) for number in range(2)]
 
     def _teacher(self, number: int) -> nn.Module:
