@@ -19,13 +19,14 @@ Importing this module imports neither torch nor transformers; `load` does so onl
 import functools
 import types
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from hf_distill.recipe import arranged
-from hf_distill.recipe.losses import Refused, checked_arguments, loss_class_of, problems_of
+from hf_distill.recipe.losses import MEMBER, Refused, checked_arguments, loss_class_of, problems_of
 from hf_distill.recipe.portable import dump as dump
 from hf_distill.recipe.pydantic_errors import explain
 from hf_distill.recipe.train import checked_train
@@ -355,8 +356,10 @@ def build_losses(
             loss_class = loss_class_of(spec.name, origin.folder, allow_custom_code, catalogue)
             arguments, found = checked_arguments(loss_class, spec.arguments, key)
             problems += found
+            member = arguments.pop(MEMBER, None) if "teacher" not in signature(loss_class).parameters else None
             if not found:
-                losses.append(loss_class(**arguments))
+                made = loss_class(**arguments)
+                losses.append(made if member is None else made.of(member))
         except Refused as error:
             problems.append(((*key, "name"), f"losses[{index}]: {error}"))
         except (TypeError, ValueError) as error:

@@ -1,7 +1,8 @@
 """Schemes and kinds of teachers that a recipe names: which function or class each is, and whether it takes the knobs.
 
 A scheme's first parameter is the `Plan`. A kind of teacher is a class whose first parameter says what it is made of:
-`teacher` (the recipe's teacher), `teachers` (that and the `also` ones), or `student`. The rest are knobs.
+`teacher` (the recipe's teacher), `teachers` (that and the `also` ones), or `student`. The rest are knobs. One without
+parameters is made of nothing.
 """
 
 import importlib
@@ -14,6 +15,18 @@ from hf_distill.recipe.losses import Refused, checked_arguments
 from hf_distill.recipe.yaml_lines import Key, Problem
 
 MADE_OF = ("teacher", "teachers", "student")
+ELSEWHERE = {  # teachers that a recipe does not name as a kind, and what to do instead
+    "AdapterOffTeacher": "recipes train whole students: use Python",
+    "CachedTeacher": "give a folder, teacher.cache",
+    "CallableTeacher": "a function is code: use Python",
+    "ModelTeacher": "a model teaches as it is: leave teacher.kind out",
+    "Nobody": "baseline: true trains the student alone",
+    "OtherView": "a recipe's rows have one view: use Python",
+    "PeerTeacher": "use scheme: {name: mutual} or {name: online}",
+    "SwappedViews": "use scheme: {name: augmented_self}",
+    "Teacher": "it is what all of them are",
+    "Wrapper": "it changes nothing",
+}
 
 
 def schemes() -> dict[str, Callable[..., Any]]:
@@ -26,18 +39,14 @@ def teacher_kinds() -> dict[str, Callable[..., Any]]:
     """All kinds of teachers that a recipe can make, by class name."""
     module = importlib.import_module("hf_distill.teachers")
     classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, module.Teacher)]
-    own = [each for each in classes if not inspect.isabstract(each) and each not in (module.Teacher,)]
-    return {each.__name__: each for each in own if made_of(each) is not None and not _by_another_key(each)}
+    own = [each for each in classes if not inspect.isabstract(each) and each.__name__ not in ELSEWHERE]
+    return {each.__name__: each for each in own if made_of(each) is not None}
 
 
 def made_of(kind: Callable[..., Any]) -> str | None:
-    """The name of its first parameter where a recipe can give that; None where not."""
-    first = next(iter(inspect.signature(kind).parameters), None)
-    return first if first in MADE_OF else None
-
-
-def _by_another_key(kind: type) -> bool:
-    return kind.__name__ == "CachedTeacher"  # `teacher.cache`
+    """The name of its first parameter where a recipe gives that, "" where it has none; None where a recipe cannot."""
+    first = next(iter(inspect.signature(kind).parameters), "")
+    return first if first in ("", *MADE_OF) else None
 
 
 def problems_of(part: Any, known: Callable[[], dict[str, Callable[..., Any]]], key: Key) -> list[Problem]:
@@ -63,7 +72,10 @@ def _checked(
 ) -> tuple[Callable[..., Any], dict[str, Any], list[Problem]]:
     found = known()
     what = ".".join(map(str, key))
+    if name not in found and key != ("scheme",) and name in ELSEWHERE:
+        raise Refused(f"{what}: '{name}' is made otherwise: {ELSEWHERE[name]}")
     if name not in found:
         raise Refused(f"{what}: there is no '{name}'{did_you_mean(name, found)}")
-    converted, problems = checked_arguments(found[name], knobs, key, f"{what} ({name})", given=1)
+    given = 1 if key == ("scheme",) or made_of(found[name]) else 0
+    converted, problems = checked_arguments(found[name], knobs, key, f"{what} ({name})", given)
     return found[name], converted, problems

@@ -14,6 +14,8 @@ from hf_distill.recipe.conversion import convert
 from hf_distill.recipe.did_you_mean import did_you_mean
 from hf_distill.recipe.yaml_lines import Key, Origin, Problem, show
 
+MEMBER = "teacher"  # of an ensemble: `{name: HiddenMSE, layers: last, teacher: 1}`
+
 
 class Refused(Exception):
     """Why a name is no loss class."""
@@ -106,7 +108,10 @@ def checked_arguments(
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, value in arguments.items():
-        if name == "weight" and name in named:
+        if name == MEMBER and name not in named and key[0] == "losses":
+            converted[name], found = convert(value, int, (*key, name))
+            problems += found
+        elif name == "weight" and name in named:
             converted[name], found = _weight(value, (*key, name))
             problems += found
         elif name in named:

@@ -82,7 +82,7 @@ def train(
     if profile:
         trainer.add_callback(Profile(folder / "profile", console=console))
     fill(ready, trainer, console)
-    worth = _teachers_worth(ready, trainer.teacher)
+    worth = _teachers_worth(ready, ready.asked)
     console.print(worth, highlight=False, markup=False, soft_wrap=True, end="")
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
@@ -92,7 +92,7 @@ def train(
     facts = _distil(ready, trainer, console, resume)
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
-    models = {TEACHER: trainer.teacher.model}  # without weights if it was never loaded
+    models = {TEACHER: ready.asked.model}  # without weights if it was never loaded
     if start is not None:
         models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
@@ -199,7 +199,7 @@ def _write(
     """Measures, and puts figures, thresholds, recipe and card beside the weights."""
     folder = Path(ready.args.output_dir)
     order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
-    known = _known_answers(ready, trainer.teacher)
+    known = _known_answers(ready, ready.asked)
     figures = evaluation.measure(models, ready.dataset, ready.task, ready.tokenizer, order, ready.metrics, known)
     if figures.thresholds:
         models[DISTILLED].config.thresholds = figures.thresholds[DISTILLED].tolist()

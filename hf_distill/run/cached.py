@@ -50,13 +50,14 @@ def build(recipe: recipes.Recipe, console: Console, allow_custom_code: bool = Fa
 
 def fill(ready: Ready, trainer: DistillationTrainer, console: Console) -> None:
     """Asks a `CachedTeacher` about all rows, those that the models are compared on too; others are left alone."""
-    if not isinstance(trainer.teacher, CachedTeacher):
+    teacher = ready.asked
+    if not isinstance(teacher, CachedTeacher):
         return
     with progress.counted("the teacher answers", console) as report:
-        trainer.teacher.fill(ready.dataset, trainer.data_collator, report)
+        teacher.fill(ready.dataset, trainer.data_collator, report)
     quantized = ready.recipe.teacher.quantize is not None  # the files do not say so
-    if not (ready.args.process_index or quantized or has_no_weights(trainer.teacher.model)):
-        sources.remember(trainer.teacher.folder, ready.recipe.model_path("teacher"))
+    if not (ready.args.process_index or quantized or has_no_weights(teacher.model)):
+        sources.remember(teacher.folder, ready.recipe.model_path("teacher"))
 
 
 def answers(teacher: CachedTeacher, rows: Dataset, task: Task, tokenizer: Any, batch_size: int = 64) -> np.ndarray:

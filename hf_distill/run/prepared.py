@@ -39,6 +39,8 @@ class Ready:
     tokenizer: Any
     dataset: DatasetDict
     task: Task
+    asked: teachers.Teacher | None = None
+    """The recipe's teacher itself, inside of the kind that it names; there once `trainer` was called."""
 
     def trainer(self) -> DistillationTrainer:
         """The one that distils, after all that it refuses."""
@@ -76,19 +78,14 @@ class Ready:
             teacher = teachers.CachedTeacher(
                 spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
             )
-        found = recipes.build_teacher_kind(self.recipe)
+        self.asked, found = teacher, recipes.build_teacher_kind(self.recipe)
         if found is None:
             return teacher
         kind, of = found
-        if of == "student":
-            made = kind(self.student)
-        else:
-            also = [teachers.ModelTeacher(_load_teacher(self.recipe, index), label_map) for index in self._also()]
-            made = kind([teacher, *also]) if of == "teachers" else kind(teacher)
-        return made  # type: ignore[no-any-return]
-
-    def _also(self) -> range:
-        return range(len(self.recipe.teacher.also or []))
+        also = [_load_teacher(self.recipe, index) for index in range(len(spec.also or []))]
+        further = [teachers.ModelTeacher(model, label_map) for model in also]
+        of_what = {"teacher": [teacher], "teachers": [[teacher, *further]], "student": [self.student], "": []}
+        return kind(*of_what[of])  # type: ignore[no-any-return]
 
 
 def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
@@ -109,7 +106,8 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
     rows = data.load(recipe.dataset, recipe.folder)
-    if recipe.teacher.also and recipe.teacher.kind is None:
+    found = recipes.build_teacher_kind(recipe)
+    if recipe.teacher.also and (found is None or found[1] != "teachers"):
         raise ValueError(
             "teacher.also names further models, and teacher.kind does not say what they are for. "
             "Add teacher.kind={name: EnsembleTeacher}."

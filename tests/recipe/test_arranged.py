@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_distill import schemes, teachers
-from hf_distill.recipe import RecipeError, arranged, build_scheme, build_teacher_kind, dump, load, parse
+from hf_distill.recipe import RecipeError, arranged, build_losses, build_scheme, build_teacher_kind, dump, load, parse
 
 TEXT = """\
 task: multi_label
@@ -22,11 +22,14 @@ def test_a_scheme_is_found_with_its_knobs() -> None:
 
 
 def test_every_scheme_and_every_kind_of_the_package_can_be_named() -> None:
-    named = {name for name in schemes.__all__ if name not in ("Plan", "scheme") and name[0].islower()}
+    named = {name for name in schemes.__all__ if name not in ("combine", "scheme") and name[0].islower()}
     assert arranged.schemes().keys() == named
     kinds = arranged.teacher_kinds()
-    assert not kinds.keys() & {"Teacher", "CachedTeacher", "ModelTeacher", "Nobody", "CallableTeacher"}
-    assert all(arranged.made_of(kind) in arranged.MADE_OF for kind in kinds.values())
+    every = {
+        name for name, each in vars(teachers).items() if isinstance(each, type) and issubclass(each, teachers.Teacher)
+    }
+    assert kinds.keys() | arranged.ELSEWHERE.keys() == every
+    assert not kinds.keys() & arranged.ELSEWHERE.keys()
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,10 @@ def test_every_scheme_and_every_kind_of_the_package_can_be_named() -> None:
         ("scheme.generations=many", "scheme.generations: expected a whole number, found 'many'"),
         ("scheme.plan=3", "unknown key 'plan' in scheme (born_again)"),
         ("scheme={generations: 3}", "'name' is missing in scheme"),
+        (
+            "teacher.kind={name: PeerTeacher}",
+            "'PeerTeacher' is made otherwise: use scheme: {name: mutual} or {name: online}",
+        ),
         ("teacher.kind={name: NoSuchTeacher}", "teacher.kind: there is no 'NoSuchTeacher'"),
     ],
 )
@@ -46,23 +53,22 @@ def test_each_refusal_names_its_place(override: str, message: str) -> None:
     assert message in str(refused.value)
 
 
-class Louder(teachers.ModelTeacher):
-    def __init__(self, teacher: object, by: float = 2.0) -> None:
-        self.teacher, self.by = teacher, by
-
-
-def test_a_kind_of_teacher_is_found_with_its_knobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teachers, "Louder", Louder, raising=False)
-    recipe = parse(TEXT, ["teacher.kind={name: Louder, by: 3}"])
-    kind, of = build_teacher_kind(recipe)  # type: ignore[misc]
-    assert of == "teacher"
-    assert (kind("somebody").teacher, kind("somebody").by) == ("somebody", 3)
+def test_a_kind_of_teacher_is_found_with_its_knobs() -> None:
+    kind, of = build_teacher_kind(parse(TEXT, ["teacher.kind={name: NoisyTeacher, sigma: 3}"]))  # type: ignore[misc]
+    assert (kind.func, kind.keywords, of) == (teachers.NoisyTeacher, {"sigma": 3}, "teacher")  # type: ignore[attr-defined]
+    assert build_teacher_kind(parse(TEXT, ["teacher.kind={name: PastSelf}"]))[1] == ""  # type: ignore[index]
     assert build_teacher_kind(parse(TEXT)) is None
 
 
-def test_dump_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teachers, "Louder", Louder, raising=False)
-    changes = ["teacher.kind={name: Louder, by: 3}", "teacher.also=[/home/somebody/second, other/hub]"]
+def test_a_loss_may_be_on_one_member_of_an_ensemble() -> None:
+    losses = build_losses(parse(TEXT, ["losses=[{name: HiddenMSE, layers: last, teacher: 1}, {name: TaskLoss}]"]))
+    assert [loss.teacher for loss in losses or []] == [1, None]
+    with pytest.raises(RecipeError, match=r"losses\[0\].teacher: expected a whole number, found 'second'"):
+        parse(TEXT, ["losses=[{name: SoftTargets, teacher: second}]"])
+
+
+def test_dump_reads_back() -> None:
+    changes = ["teacher.kind={name: EnsembleTeacher}", "teacher.also=[/home/somebody/second, other/hub]"]
     text = dump(parse(TEXT, changes))
     assert "somebody" not in text
     again = parse(text)

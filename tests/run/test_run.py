@@ -336,7 +336,7 @@ def test_a_scheme_takes_the_place_of_the_one_training(folder):
     assert same(weights(AutoModelForSequenceClassification.from_pretrained("out")), weights(last))
     card = Path("out/README.md").read_text()
     assert "| generation_2 | generation_1 |" in card
-    assert "`born_again(generations=2)`" in card
+    assert "`born_again(generations=2, weighting='none', ensemble=False)`" in card
     assert "| distilled student |" in card
     assert recipe.load("out/recipe.yaml").scheme.arguments == {"generations": 2}
     assert "generation_1" in printed
@@ -355,3 +355,31 @@ def test_what_a_later_stage_refuses_is_refused_before_the_baseline_trains(folder
     for carry_out in (train, lambda *changes: run.check(recipe.load("recipe.yaml", changes))):
         with pytest.raises(ValueError, match="HiddenMSE: teacher layer 2 does not exist"):  # of the first generation
             carry_out("scheme={name: born_again, generations: 2}", "baseline=true")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "{name: NoisyTeacher, sigma: 0.1}",
+        "{name: SelectiveTeacher, wrong: 0.0}",
+        "{name: EnsembleTeacher, mean: probabilities}",
+        "{name: EMATeacher, decay: 0.5}",
+        "{name: PastSelf}",
+    ],
+)
+def test_a_kind_of_teacher_takes_the_place_of_the_model(folder, kind):
+    also = ["teacher.also=[teacher]"] if "Ensemble" in kind else []
+    result, _ = train(f"teacher.kind={kind}", *also, "losses=[{name: TaskLoss}, {name: SoftTargets}]")
+    assert type(result.trainer.teacher).__name__ in kind
+    assert [fact.name for fact in result.facts] == ["teacher", "distilled student"]
+
+
+def test_a_kind_around_a_cached_teacher_asks_it_once(folder):
+    changes = ["teacher.kind={name: NoisyTeacher, sigma: 0.1}", "teacher.cache=answers", "losses=null"]
+    result, printed = train(*changes)
+    assert "the teacher answers" in printed
+    cached = result.trainer.teacher.teacher
+    assert isinstance(cached, teachers.CachedTeacher)
+    shutil.rmtree("teacher/model.safetensors", ignore_errors=True)
+    again, _ = train(*changes, "student={model: out}")
+    assert again.facts[0].metrics == result.facts[0].metrics
