@@ -193,7 +193,7 @@ class DistillationTrainer(Trainer):
             arguments["kwargs_handlers"][0].find_unused_parameters = True
         return arguments
 
-    def _prepare_for_training(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         if self.model_wrapped is self.model:
             attachment.forget_evaluation(self.model, self.accelerator)
         evaluated = None if self.args.eval_strategy == "no" else self.eval_dataset
@@ -202,10 +202,10 @@ class DistillationTrainer(Trainer):
         attachment.attach(self.model, self.objective, self.args.device)  # anew, after a training or another trainer
         if self.args.torch_compile:
             compile_in_place(self.model, self.objective, self.args)
-        sampling.leave_on_host(args[1])
+        sampling.leave_on_host(train_dataloader)
         self._trained.restart(self.state.global_step)
         self._taught_until, self._grad_norm = self.state.global_step, None
-        return super()._prepare_for_training(max_steps, *args, **kwargs)
+        return super()._prepare_for_training(max_steps, train_dataloader, *args, **kwargs)
 
     # Counting, noting, logging
 

@@ -26,6 +26,7 @@ from hf_distill.losses import (
     CATALOGUE,
     AttentionKL,
     AttentionMSE,
+    BoundaryTargets,
     ContrastiveRepresentation,
     HiddenCosine,
     HiddenMSE,
@@ -43,7 +44,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 TOGETHER = (TaskLoss, SoftTargets, HiddenMSE, HiddenCosine, AttentionKL, AttentionMSE, RKDDistance, RKDAngle)
-ALL_LOSSES = [loss for group in CATALOGUE.values() for loss in group]
+# boundary samples are made by a teacher of their own: tests/schemes/test_adversarial.py
+ALL_LOSSES = [loss for group in CATALOGUE.values() for loss in group if loss is not BoundaryTargets]
 HEADS = {
     "labels": ("ForSequenceClassification", {"problem_type": "multi_label_classification"}),
     "one label": ("ForSequenceClassification", {"problem_type": "single_label_classification"}),

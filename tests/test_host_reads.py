@@ -19,7 +19,16 @@ from transformers import TrainerCallback
 
 import hf_distill
 from hf_distill.batch import host
-from hf_distill.losses import CATALOGUE, HiddenMSE, LabelEmbeddings, MiniLMv2, ReverseKL, SoftTargets, TaskLoss
+from hf_distill.losses import (
+    CATALOGUE,
+    BoundaryTargets,
+    HiddenMSE,
+    LabelEmbeddings,
+    MiniLMv2,
+    ReverseKL,
+    SoftTargets,
+    TaskLoss,
+)
 from hf_distill.losses.relation import LOOKED_AT
 from hf_distill.teachers import CachedTeacher
 
@@ -27,7 +36,8 @@ PACKAGE = str(Path(hf_distill.__file__).parent)
 TORCH = str(Path(torch.__file__).parent)
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "aten.equal")
 COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)  # to the host; here they do nothing that could be seen below
-LOSSES = [kind for kinds in CATALOGUE.values() for kind in kinds]
+# boundary samples are made by a teacher of their own, which looks at what both models get right
+LOSSES = [kind for kinds in CATALOGUE.values() for kind in kinds if kind is not BoundaryTargets]
 
 
 HOST = torch.device("cpu", 0)  # so that what is made beside a marked tensor can be told from what is not

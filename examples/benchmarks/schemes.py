@@ -7,9 +7,9 @@
 150 intents of short queries (CLINC150). Teachers of 6 blocks are fine-tuned once, on all 15,000 queries; students are
 two blocks of the encoder that the teachers started from, and learn from 4,000 of the queries. Every student that is
 measured takes as many optimizer steps as with soft targets alone; what a scheme needs beside that (assistants,
-generations, peers, samples) is in its time, which is the processor's, over that of soft targets. The teachers' logits
-are known before, as from a cache; what else is asked of them is in the time. `unlabelled` has further 4,000 queries
-without labels. A run that is finished is not made again.
+generations, peers, samples) is in its time, which is the processor's, over that of soft targets. The teacher's logits
+of the 4,000 are known before, as from a cache; what else is asked of teachers is in the time. `unlabelled` has further
+4,000 queries without labels. A run that is finished is not made again.
 """
 
 import argparse
@@ -100,9 +100,8 @@ class Setting:
         held_out = self.rows["validation"].shuffle(seed=0)
         self.validation = held_out.select(range(min(arguments.evaluate, len(held_out))))
         self.teachers = [Remembering(self._teacher(number)) for number in range(2)]
-        for teacher in self.teachers:
-            for rows in (self.train, self.unlabelled, self.validation):
-                teacher.remember(rows, self.tokenizer)
+        for rows in (self.train, self.validation):
+            self.teachers[0].remember(rows, self.tokenizer)
 
     def _teacher(self, number: int) -> nn.Module:
         folder = self.arguments.output / f"teacher_{number}"

@@ -25,7 +25,7 @@ def boundary_divergence(student: Tensor, teacher: Tensor, temperature: float = 3
         One value in nats an example, shape (...), float32; 0 where both sides are the same.
 
     Reference: Heo et al. 2018, arXiv:1805.05532, the boundary supporting loss.
-    Differs from the paper: temperature squared is inside, as in `SoftTargets`; labels that are not exclusive.
+    Differs from the paper: temperature squared is inside, as for soft targets; labels that are not exclusive.
     """
     return (binary_kl_divergence if binary else kl_divergence)(student, teacher, temperature)
 

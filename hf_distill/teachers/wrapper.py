@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from hf_distill.batch import Batch
 from hf_distill.signals import ModelShape, Signal, Signals
@@ -82,6 +83,10 @@ class Wrapper(Teacher):
     def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
         """See `Teacher.check_evaluation`."""
         self.teacher.check_evaluation(dataset, collate)
+
+    def begin(self, args: TrainingArguments, steps: int) -> None:
+        """See `Teacher.begin`."""
+        self.teacher.begin(args, steps)
 
     def observe(self, batch: Batch) -> Signals:
         """See `Teacher.observe`."""

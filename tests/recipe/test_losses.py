@@ -71,7 +71,8 @@ def test_a_weight_may_be_a_schedule() -> None:
     assert text != GOOD
     found = build_losses(load(write(text)))
     assert found[2].weight == linear(0.1, 0.0)
-    known = "a weight is a number or one of linear, cosine, warmup with its arguments, such as {linear: [1.0, 0.0]}."
+    known = "a weight is a number or one of linear, cosine, warmup, stairs with its arguments, "
+    known += "such as {linear: [1.0, 0.0]}."
     for written, line in (
         ("{lineal: [1, 0]}", f"12: losses[2].weight: {known}"),
         (
