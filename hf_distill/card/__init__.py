@@ -82,7 +82,8 @@ class CardFacts:
         recipe: text of the YAML recipe.
         command: what runs it.
         scheme: the scheme as it was called: "born_again(generations=3)".
-        stages: what it trained one after another, the model of this card last.
+        stages: what it trained and measured one after another.
+        result: the stage that made the model of this card.
     """
 
     name: str | None = None
@@ -128,6 +129,7 @@ class CardFacts:
     command: str | None = None
     scheme: str | None = None
     stages: list[StageFacts] = dataclasses.field(default_factory=list)
+    result: str | None = None
 
 
 def render(facts: CardFacts) -> ModelCard:
@@ -257,6 +259,8 @@ def _settings(facts: CardFacts) -> dict[str, str]:
 
 def _limits(facts: CardFacts) -> list[str]:
     said = ["It learned from the teacher's outputs, so the teacher's errors and biases are inherited."]
+    if facts.scheme and not facts.teacher:
+        said = ["It was taught by itself or by models that learned beside it, and inherits what the labels get wrong."]
     split = facts.evaluation_split
     if facts.thresholds and facts.thresholds_split:
         if facts.thresholds_split == split and facts.thresholds_cross_fitted:

@@ -69,14 +69,23 @@ def save(facts: Sequence[StageFacts], scheme: str, path: Path) -> None:
     _replace(path, {"version": _VERSION, "scheme": scheme, "stages": [dataclasses.asdict(fact) for fact in facts]})
 
 
-def check_same(found: StageFacts, wanted: StageFacts, folder: Path) -> None:
+def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequence[str] = ()) -> None:
     """Refuses to go on with a stage that was begun with other settings.
+
+    Args:
+        found: as it was begun.
+        wanted: as it would be now.
+        folder: whom the message names.
+        but: settings that are not compared.
 
     Raises:
         ValueError: names the first field that differs.
     """
     for field in _WHAT_IT_IS:
         before, now = json.loads(json.dumps([getattr(found, field), getattr(wanted, field)], default=str))
+        if field == "settings":
+            differ = [name for name in before | now if before.get(name) != now.get(name) and name not in but]
+            before, now = ({name: each.get(name) for name in differ} for each in (before, now))
         if before != now:
             raise ValueError(
                 f"{folder} was begun with {field} {before}, and now it is {now}. Resume with what it was begun with, "

@@ -21,6 +21,7 @@ from hf_distill.profiling import Profile
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
 from hf_distill.run.cached import answers, fill
 from hf_distill.run.prepared import Ready, make_trainer, prepare
+from hf_distill.schemes.folders import MARK
 from hf_distill.tasks import Task
 from hf_distill.trainer import DistillationTrainer
 
@@ -147,11 +148,11 @@ def _claim(folder: Path, resume: bool, console: Console) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"train.output_dir '{folder}': nothing can be written there: {error.strerror}") from error
-    former = checkpoints.newest(folder)
+    former = checkpoints.newest(folder) or next(map(str, folder.glob(f"*/{MARK}")), None)
     if resume and former is None:
         console.print(f"no checkpoint in {folder}: starting from the beginning", highlight=False, markup=False)
     if former is not None and not resume:
-        text = f"{folder} holds checkpoints of a former run; this one starts anew. --resume would go on from them."
+        text = f"{folder} holds parts of a former run; this one starts anew. --resume would go on from them."
         console.print(text, highlight=False, markup=False)
 
 
@@ -172,6 +173,7 @@ def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume
     plan = ready.plan(trainer.teacher, console, resume)
     ready.student = scheme(plan, **knobs)
     assert plan.card_facts is not None, "a scheme has at least one stage"
+    ready.heard = plan.heard(ready.asked)
     return plan.card_facts
 
 
@@ -267,7 +269,7 @@ def _card_facts(ready: Ready, facts: CardFacts, figures: evaluation.Figures, com
     pushed = recipe.push is not None or ready.args.push_to_hub
     facts.repo_id = ready.args.hub_model_id if pushed else None
     facts.name = (facts.repo_id or Path(ready.args.output_dir).absolute().name).split("/")[-1]
-    facts.teacher = recipe.teacher.model
+    facts.teacher = recipe.teacher.model if ready.heard else None
     facts.student_from = recipe.student.model or recipe.teacher.model
     facts.base_model = recipe.model_path("student" if recipe.student.model else "teacher")  # a folder is no Hub id
     beside_recipe = recipe.folder / recipe.dataset.path

@@ -16,11 +16,14 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 from hf_distill import anatomy, data, evaluation, metrics, progress, schemes, students, teachers
 from hf_distill import recipe as recipes
 from hf_distill.config import DistillationConfig
-from hf_distill.losses import Loss
+from hf_distill.losses import Loss, SoftTargets
 from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
 from hf_distill.teachers.cache import source as sources
 from hf_distill.teachers.cache.manifest import Manifest, skeleton
 from hf_distill.trainer import DistillationTrainer
+
+# schemes that ask a teacher for more than its answers to the training rows
+LOOKS_INSIDE = ("adversarial", "chain", "data_free", "hints", "iterated", "online", "specialists", "two_stage")
 
 
 @dataclass
@@ -41,10 +44,15 @@ class Ready:
     task: Task
     asked: teachers.Teacher | None = None
     """The recipe's teacher itself, inside of the kind that it names; there once `trainer` was called."""
+    heard: bool = True
+    """Whether it taught; it does not in schemes in which students teach themselves or one another."""
 
     def trainer(self) -> DistillationTrainer:
         """The one that distils, after all that it refuses."""
-        return make_trainer(self.student, self.taught_by(), self.losses, self.args, self.dataset, self.tokenizer)
+        losses = self.losses
+        if self.recipe.scheme is not None and losses is None:
+            losses = [SoftTargets()]  # the scheme's stages have their own, and may do without labels
+        return make_trainer(self.student, self.taught_by(), losses, self.args, self.dataset, self.tokenizer)
 
     def plan(self, teacher: teachers.Teacher, console: Console, resume: bool) -> schemes.Plan:
         """What the recipe's scheme works with.
@@ -106,6 +114,11 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
     rows = data.load(recipe.dataset, recipe.folder)
+    if recipe.scheme is not None and recipe.scheme.name in LOOKS_INSIDE and recipe.teacher.cache is not None:
+        raise ValueError(
+            f"scheme {recipe.scheme.name} needs the teacher itself, and teacher.cache holds its answers. "
+            "Leave teacher.cache out."
+        )
     found = recipes.build_teacher_kind(recipe)
     if recipe.teacher.also and (found is None or found[1] != "teachers"):
         raise ValueError(

@@ -19,8 +19,9 @@ from hf_distill.schemes.iterated import iterated
 from hf_distill.schemes.multi_teacher_triplet import multi_teacher_triplet
 from hf_distill.schemes.mutual import mutual
 from hf_distill.schemes.online import online
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.progressive_self import progressive_self
+from hf_distill.schemes.running import scheme
 from hf_distill.schemes.specialists import specialists
 from hf_distill.schemes.two_stage import two_stage
 from hf_distill.schemes.unlabelled import combine, unlabelled

@@ -4,7 +4,8 @@ from transformers import PreTrainedModel
 
 from hf_distill.augment.boundary import BoundaryTeacher
 from hf_distill.losses import BoundaryTargets, SoftTargets, TaskLoss, linear
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 
 
 @scheme

@@ -9,7 +9,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_distill.augment import TwoViews, word_dropout
 from hf_distill.losses import SoftTargets, TaskLoss
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import SwappedViews
 from hf_distill.teachers.learner import weight_like_labels
 from hf_distill.teachers.swapped_views import ROW

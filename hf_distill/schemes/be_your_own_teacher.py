@@ -9,7 +9,8 @@ from hf_distill import anatomy
 from hf_distill.attachment import OBJECTIVE_FILE
 from hf_distill.losses import Loss, SelfExits, SoftTargets, TaskLoss
 from hf_distill.schemes.early_exit import CONFIG_FILE, WEIGHTS_FILE, EarlyExit
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.tasks import find_task
 
 

@@ -6,7 +6,8 @@ from typing import Literal, get_args
 from transformers import PreTrainedModel
 
 from hf_distill.losses import CWTM, Loss, TaskLoss
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import EnsembleTeacher, PermutedTeacher
 
 Weighting = Literal["none", "cwtm", "dkpp"]
@@ -69,4 +70,6 @@ def _weighted(losses: Sequence[Loss] | None) -> list[Loss]:
         return [CWTM()]
     if not any(isinstance(loss, TaskLoss) for loss in losses):
         raise ValueError('born_again: weighting="cwtm" weighs the labels, and the losses look at none. Add TaskLoss.')
+    if any(isinstance(loss, TaskLoss) and loss.config != TaskLoss().config for loss in losses):
+        raise ValueError('born_again: weighting="cwtm" takes the place of TaskLoss, whose own settings it has not.')
     return [CWTM(weight=loss.weight) if isinstance(loss, TaskLoss) else loss for loss in losses]

@@ -6,7 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_distill import anatomy, students
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 
 
 @scheme

@@ -2,7 +2,8 @@
 
 from transformers import PreTrainedModel
 
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.schemes.unlabelled import losses_without_labels, without_labels
 from hf_distill.teachers import OtherView
 from hf_distill.teachers.other_view import PREFIX

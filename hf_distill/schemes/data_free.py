@@ -13,7 +13,8 @@ from hf_distill.augment import generator, sampled, statistics
 from hf_distill.augment.soft_inputs import Wanted, soft_inputs, table_of
 from hf_distill.data import embedded_rows
 from hf_distill.losses import SoftTargets
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.tasks import Task, find_task
 
 Source = Literal["embeddings", "generator", "masked_lm", "causal_lm", "random_tokens"]

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from hf_distill import anatomy
 from hf_distill.losses import HiddenMSE, match_layers
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 
 
 @scheme

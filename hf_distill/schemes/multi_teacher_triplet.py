@@ -3,7 +3,8 @@
 from transformers import PreTrainedModel
 
 from hf_distill.losses import Loss, RelativeSimilarity, SoftTargets, TaskLoss
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.signals import Pooling
 from hf_distill.teachers import EnsembleTeacher
 

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_distill import anatomy
 from hf_distill.losses import SoftTargets, TaskLoss
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import ModelTeacher, PeerTeacher
 from hf_distill.teachers.learner import weight_like_labels
 
@@ -46,6 +47,8 @@ def mutual(plan: Plan, students: int = 2, temperature: float = 1.0, start: Start
         raise ValueError(f"mutual: students={students}; there must be at least 2 to teach one another.")
     if start not in get_args(Start):
         raise ValueError(f'mutual: start={start!r} is not known; use "head", "random" or "given".')
+    if start == "given" and not plan.makes_students:
+        raise ValueError('mutual: start="given" needs students that differ: pass the Plan a function that makes them.')
     first = plan.fresh()
     losses = plan.losses or [TaskLoss(), SoftTargets(temperature=temperature, weight=weight_like_labels(first))]
     peers = [_another(plan, number, start) for number in range(2, students + 1)]

@@ -4,7 +4,8 @@ import copy
 
 from transformers import PreTrainedModel
 
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import ModelTeacher, PeerTeacher
 
 

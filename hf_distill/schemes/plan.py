@@ -1,15 +1,14 @@
 """What every scheme works with: models, data and settings, and stages that are trained once and found again."""
 
 import copy
-import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from datasets import Dataset, load_from_disk
 from rich.console import Console
@@ -23,13 +22,11 @@ from hf_distill.hub.publishing import Publication
 from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
-from hf_distill.schemes import judging
-from hf_distill.schemes.wording import in_words, stage_of
+from hf_distill.schemes import folders, judging
+from hf_distill.schemes.wording import OF_WEIGHTS, in_words, stage_of
 from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
-
-STAGE_FILE = "stage.json"
 
 
 class Plan:
@@ -94,8 +91,10 @@ class Plan:
         self.stages: list[StageFacts] = []
         self._student = student
         self._rehearsing = False
+        self._heard: set[int] = set()
         self._running: str | None = None
-        self._names: dict[int, str] = {}
+        self._names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+        self._anew = False  # whether something was trained now, so that what comes after it must be too
         self.scheme = ""
         self.card_facts: CardFacts | None = None
 
@@ -103,8 +102,12 @@ class Plan:
 
     def fresh(self) -> PreTrainedModel:
         """A new student, as each of them starts."""
-        made = self._student() if callable(self._student) and not isinstance(self._student, nn.Module) else None
-        return copy.deepcopy(self._student) if made is None else made  # type: ignore[return-value]
+        return self._student() if self.makes_students else copy.deepcopy(self._student)  # type: ignore
+
+    @property
+    def makes_students(self) -> bool:
+        """Whether a function makes each student; else all are copies of one."""
+        return not isinstance(self._student, nn.Module)
 
     def need_teacher(self) -> Teacher:
         """The teacher of the plan.
@@ -170,13 +173,16 @@ class Plan:
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
-            facts = stage_of(name, trainer, in_words(teacher, self._names))
-            if not self._rehearsing:
+            facts = stage_of(name, trainer, in_words(teacher, self._names), self.scheme)
+            if self._rehearsing:
+                self._check_former(name, facts)
+            else:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
         attachment.release(student)
         self.stages.append(facts)
-        self._names[id(student)] = name
+        self._names[student] = name
+        self._heard |= set(map(id, _inside(given)))
         return student.eval()
 
     def judge(self, name: str, teacher: Teacher, student: PreTrainedModel) -> None:
@@ -199,16 +205,18 @@ class Plan:
             name: of its folder.
             make: called without arguments, in the rehearsal too, where `rehearsing` says so and a few rows do.
         """
-        if self._rehearsing:
-            return make()
         folder = self.folder / name
-        if not (self.resume and folder.is_dir()):
+        if self._rehearsing:
+            folders.check_own(folder)
+            return make()
+        if not (self.resume and folder.is_dir() and not self._anew):
             with self.args.main_process_first(desc=name):
                 if self.args.process_index == 0:
                     beside = folder.with_name(f".{name}.unfinished")
-                    for left in (folder, beside):
-                        shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(beside, ignore_errors=True)
+                    folders.remove(folder)
                     make().save_to_disk(beside)
+                    folders.mark(beside, name)
                     beside.rename(folder)
         return load_from_disk(str(folder))
 
@@ -220,8 +228,11 @@ class Plan:
             model: in whatever mode; it is left in eval mode.
         """
         model.eval()
-        if not self._rehearsing and self.args.process_index == 0:
+        if self._rehearsing:
+            folders.check_own(self.folder / name)
+        elif self.args.process_index == 0:
             self._save(model, self.folder / name)
+            folders.mark(self.folder / name, name)
 
     # How a scheme runs
 
@@ -246,7 +257,17 @@ class Plan:
         try:
             yield
         finally:
-            self._rehearsing, self.stages, self._names = False, [], {}
+            self._rehearsing, self.stages, self._names, self._heard = False, [], WeakKeyDictionary(), set()
+
+    def begin(self) -> None:
+        """Before the first stage: what a former run left is removed, unless that one goes on."""
+        self._anew, self._heard = False, set()
+        if not self.resume and self.args.process_index == 0:
+            folders.forget(self.folder)
+
+    def heard(self, teacher: Teacher) -> bool:
+        """Whether a teacher taught in some stage, by itself or inside of another one."""
+        return id(teacher) in self._heard
 
     def finish(self, student: PreTrainedModel) -> PreTrainedModel:
         """Saves the student, its tokenizer, the stages and a card that tells the lineage; pushes where `args` say so.
@@ -256,11 +277,13 @@ class Plan:
         """
         if self.args.process_index:
             return student
+        folders.forget_weights(self.folder)
         self._save(student, self.folder)
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
         self.card_facts.stages, self.card_facts.scheme = self.stages, self.scheme
+        self.card_facts.result = self._names.get(student)
         render(self.card_facts).save(self.folder / "README.md")
         if self.args.push_to_hub:
             url = Publication(self.args).push(str(self.folder))
@@ -277,14 +300,21 @@ class Plan:
     @contextmanager
     def _folder_of(self, name: str) -> Iterator[Path]:
         """Where a stage is kept; in the rehearsal a folder that is thrown away."""
-        if self._rehearsing:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder)
-            return
         folder = self.folder / name
-        if not self.resume and self.args.process_index == 0 and folder.is_dir():
-            shutil.rmtree(folder)  # of a former run, whose checkpoints would be taken for this one's
+        if self._rehearsing:
+            folders.check_own(folder)
+            with tempfile.TemporaryDirectory() as scratch:
+                yield Path(scratch)
+            return
+        if self._anew and self.args.process_index == 0:
+            folders.remove(folder)  # it came after something that was trained again
         yield folder
+
+    def _check_former(self, name: str, wanted: StageFacts) -> None:
+        """In the rehearsal: a stage that was begun with other settings is refused before anything trains."""
+        former = stages.read(self.folder / name / folders.MARK) if self.resume else None
+        if former is not None:
+            stages.check_same(former, wanted, self.folder / name, but=OF_WEIGHTS)
 
     def _args_of(self, folder: Path, share: float, changes: Mapping[str, Any]) -> DistillationConfig:
         args = copy.copy(self.args)
@@ -301,7 +331,7 @@ class Plan:
 
     def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
         """A finished stage, student and teacher as they were at its end; None where there is something to do."""
-        if not self.resume or (facts := stages.read(folder / STAGE_FILE)) is None:
+        if not self.resume or (facts := stages.read(folder / folders.MARK)) is None:
             return None
         stages.check_same(facts, wanted, folder)
         if not facts.finished:
@@ -323,7 +353,7 @@ class Plan:
         self._say(f"{facts.name}: {facts.student}; teacher: {facts.teacher or 'nobody'}")
         main = trainer.is_world_process_zero()
         if main:
-            stages.write(facts, folder / STAGE_FILE)
+            stages.write(facts, folder / folders.MARK)
         if self.watch is not None:
             self.watch(trainer)
         checkpoint = checkpoints.newest(folder) if self.resume else None
@@ -339,7 +369,8 @@ class Plan:
         if main and keep_objective:
             attachment.save_beside(trainer.objective.state_dict(), {}, folder)
         if main:
-            stages.write(facts, folder / STAGE_FILE)
+            stages.write(facts, folder / folders.MARK)
+        self._anew = True
         trainer.accelerator.wait_for_everyone()
         return facts
 
@@ -348,29 +379,8 @@ class Plan:
             self.console.rule(text)
 
 
-def scheme(function: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
-    """Makes a scheme of a function that takes a `Plan` and its own knobs and returns the student.
-
-    It is rehearsed, carried out and finished; called inside of another scheme, it is a part of that one. `rehearse`,
-    an attribute of it, takes the same arguments and raises what would be refused.
-    """
-
-    def named(plan: Plan, *args: Any, **knobs: Any) -> dict[str, Any]:
-        given = inspect.signature(function).bind(plan, *args, **knobs)
-        given.apply_defaults()
-        return {name: value for name, value in given.arguments.items() if name != "plan"}
-
-    def rehearse(plan: Plan, *args: Any, **knobs: Any) -> None:
-        with plan.running(function.__name__, named(plan, *args, **knobs)), plan.rehearsal():
-            function(plan, *args, **knobs)
-
-    @wraps(function)
-    def run(plan: Plan, *args: Any, **knobs: Any) -> PreTrainedModel:
-        if plan.is_running:
-            return function(plan, *args, **knobs)
-        rehearse(plan, *args, **knobs)
-        with plan.running(function.__name__, named(plan, *args, **knobs)):
-            return plan.finish(function(plan, *args, **knobs))
-
-    run.is_scheme, run.rehearse = True, rehearse  # type: ignore[attr-defined]
-    return run
+def _inside(teacher: Teacher) -> Iterator[Teacher]:
+    """A teacher and all that are inside of it."""
+    yield teacher
+    for member in teacher.members:
+        yield from _inside(member)

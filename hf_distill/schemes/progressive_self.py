@@ -5,7 +5,8 @@ from math import ceil
 from transformers import PreTrainedModel
 
 from hf_distill.losses import SoftTargets, TaskLoss, stairs
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import PastSelf
 from hf_distill.teachers.learner import weight_like_labels
 

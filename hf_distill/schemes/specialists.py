@@ -13,7 +13,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_
 
 from hf_distill import anatomy
 from hf_distill.losses import TaskLoss
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers import SpecialistTeacher
 from hf_distill.teachers.specialist import OVERSAMPLING, SUBSET

@@ -10,7 +10,8 @@ from hf_distill.augment import MaskedWords, Neighbours, replace_words
 from hf_distill.losses import AttentionKL, AttentionMSE, HiddenMSE, Loss, SoftTargets, match_layers
 from hf_distill.losses.attention_maps import Heads
 from hf_distill.schemes.chain import model_of
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.signals import EMBEDDINGS, ModelShape
 from hf_distill.tasks import Task, find_task
 

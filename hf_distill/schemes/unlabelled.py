@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from hf_distill import checks
 from hf_distill.batch import IGNORED
 from hf_distill.losses import Loss, SoftTargets
-from hf_distill.schemes.plan import Plan, scheme
+from hf_distill.schemes.plan import Plan
+from hf_distill.schemes.running import scheme
 from hf_distill.teachers import SelectiveTeacher
 
 LABELS = (*checks.LABELS, "end_positions")

@@ -1,40 +1,52 @@
 """Stages and who taught in them, in words, as the card tells it."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from hf_distill import anatomy
 from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import ModelTeacher, Nobody, Teacher
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.weights import digest
+
+OF_WEIGHTS = ("start", "teacher")  # settings that are not known before the stages in front are trained
+_ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
+_ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model")
 
 
-def in_words(teacher: Any, names: Mapping[int, str]) -> str | None:
+def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
     """A teacher in words: the stage that made it, or where its weights are from; None: nobody.
 
     Args:
         teacher: a model, its id, a `Teacher`, or None.
-        names: of the stages that made a model, by the `id` of that object.
+        names: of the stages that made a model.
     """
     if teacher is None or isinstance(teacher, Nobody):
         return None
     if isinstance(teacher, str):
         return teacher
-    if id(teacher) in names:
-        return names[id(teacher)]
     if not isinstance(teacher, Teacher):
+        if teacher in names:
+            return names[teacher]
         model = anatomy.unwrap(teacher)
         return Path(model.name_or_path).name or type(model).__name__
+    given = inspect.signature(type(teacher).__init__).parameters.values()
+    knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
+    changed = {each.name for each in given if knobs[each.name] != each.default}
+    plain = [f"{name}={knobs[name]!r}" for name in knobs if name in changed and _is_plain(knobs[name])]
     inside = list(teacher.members) or ([] if teacher.model is None else [teacher.model])
     inner = [in_words(each, names) for each in inside]
-    return (
-        str(inner[0]) if type(teacher) is ModelTeacher else f"{type(teacher).__name__}({', '.join(map(str, inner))})"
-    )
+    if type(teacher) is ModelTeacher:
+        return str(inner[0])
+    return f"{type(teacher).__name__}({', '.join([*map(str, inner), *plain])})"
 
 
-def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None) -> StageFacts:
-    """What a stage is, before it is trained."""
+def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, scheme: str) -> StageFacts:
+    """What a stage is, before it is trained: all that a resumed run must have in common with it."""
     args, rows = trainer.args, trainer.train_dataset
     settings = {
         "epochs": args.num_train_epochs,
@@ -43,6 +55,23 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None) -> St
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "seed": args.seed,
         "rows": len(rows) if hasattr(rows, "__len__") else None,
+        "scheme": scheme,
+        **{name: _plain(getattr(args, name)) for name in _ALSO},
+        "start": digest(trainer.model, leave_out="objective."),
+        "teacher": None if trainer.teacher.model is None else digest(trainer.teacher.model, leave_out="objective."),
     }
-    losses = [f"{type(loss).__name__}({loss.extra_repr()})" for loss in trainer.objective]
-    return StageFacts(name, teacher, str(trainer.own_facts().student), losses, settings)
+    facts = trainer.own_facts()
+    losses = [f"{each['name']}({_knobs(each['config'])}), weight {each['weight']}" for each in facts.losses]
+    return StageFacts(name, teacher, str(facts.student), losses, settings)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (isinstance(value, list) and all(map(_is_plain, value)))
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)  # of an enum
+
+
+def _knobs(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in config.items())

@@ -42,6 +42,9 @@ class Teacher(ABC):
     view: str = ""
     """Prefix of the columns that it reads, where they are not the student's: said by an `OtherView` around it."""
 
+    answers_late: bool = False
+    """Whether it says in `respond` what it is asked for, when nobody around it can change that any more."""
+
     says_trust: bool = False
     """Whether it says with `TRUST` how much each of its answers counts."""
 

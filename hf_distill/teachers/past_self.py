@@ -39,6 +39,8 @@ class PastSelf(Teacher):
     Differs from the paper: logits are kept where it keeps probabilities, so that several labels and numbers work too.
     """
 
+    answers_late = True
+
     def __init__(self) -> None:
         self._seen: dict[bytes, Tensor] = {}
         self._read: list[str] = []

@@ -71,12 +71,18 @@ class SelectiveTeacher(Wrapper):
         """See `Teacher.prepare`. The teacher inside is asked for its logits whatever the losses look at.
 
         Raises:
-            ValueError: as the teacher inside; the task has no probabilities.
+            ValueError: as the teacher inside; the task has no probabilities; a loss looks at a member of an ensemble.
         """
         task = find_task(anatomy.unwrap(student))
         if task in (Task.REGRESSION, Task.EMBEDDING):
             raise ValueError(
                 f"SelectiveTeacher: in {task} there is nothing to be unsure of or wrong about. Leave it out."
+            )
+        self.check_in_time()
+        if any(signal.teacher is not None for signal in wanted):
+            raise ValueError(
+                "SelectiveTeacher around an ensemble says how far its mean is trusted, and a loss looks at one member "
+                "with .of(...). Put a SelectiveTeacher around each member instead."
             )
         self.teacher.only_evaluated = self.teacher.only_evaluated - {LOGITS}
         self.teacher.prepare(student, wanted | {LOGITS}, device, tokenizer)

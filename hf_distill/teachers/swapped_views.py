@@ -24,6 +24,7 @@ class SwappedViews(Teacher):
     """
 
     input_names = (ROW,)
+    answers_late = True
 
     def __init__(self) -> None:
         self._wanted: frozenset[Signal] = frozenset()

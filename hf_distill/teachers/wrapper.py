@@ -77,8 +77,25 @@ class Wrapper(Teacher):
         self.teacher.only_evaluated = signals
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
-        """See `Teacher.prepare`."""
+        """See `Teacher.prepare`.
+
+        Raises:
+            ValueError: the teacher inside answers only once the student has spoken.
+        """
+        self.check_in_time()
         self.teacher.prepare(student, wanted, device, tokenizer)
+
+    def check_in_time(self) -> None:
+        """Refuses a teacher inside whose answers come when this one cannot change them any more."""
+        if self.teacher.answers_late:
+            inside, own = type(self.teacher).__name__, type(self).__name__
+            raise ValueError(
+                f"{inside} answers once the student has spoken, and {own} could change nothing of it. Leave {own} out."
+            )
+
+    @property
+    def answers_late(self) -> bool:  # type: ignore[override]
+        return self.teacher.answers_late
 
     def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
         """See `Teacher.check_evaluation`."""

@@ -35,6 +35,11 @@ def test_it_is_a_student_with_peers(tmp_path):
     assert not same(weights(peers[0]), weights(peers[1]))
 
 
+def test_students_that_are_all_the_same_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='start="given" needs students that differ'):
+        schemes.mutual(planned(tmp_path, classifier(seed=1)), start="given")
+
+
 @pytest.mark.parametrize("start", ["random", "head", "given"])
 def test_where_the_others_begin(tmp_path, start, monkeypatch):
     started = []
@@ -45,7 +50,8 @@ def test_where_the_others_begin(tmp_path, start, monkeypatch):
         init(self, peers, *args, **kwargs)
 
     monkeypatch.setattr(PeerTeacher, "__init__", noted)
-    schemes.mutual(planned(tmp_path, classifier(seed=1)), start=start)
+    made = (lambda: classifier(seed=1)) if start == "given" else classifier(seed=1)
+    schemes.mutual(planned(tmp_path, made), start=start)
     rehearsed, [peer] = started
     assert same(rehearsed[0], peer)
     given = weights(classifier(seed=1))

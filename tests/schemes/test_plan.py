@@ -1,6 +1,7 @@
 """Stages are rehearsed, trained once, found again, and told in one card."""
 
 import json
+import shutil
 from io import StringIO
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hf_distill import DistillationConfig, losses, schemes
 from hf_distill.signals import LOGITS
-from hf_distill.teachers import Teacher
+from hf_distill.teachers import NoisyTeacher, Teacher
 
 from .arranged import SAVING, Stop, plan
 
@@ -78,25 +79,59 @@ def test_without_resume_it_starts_anew(tmp_path):
     assert not (tmp_path / "first" / "checkpoint-99").exists()
 
 
+def test_what_somebody_else_keeps_there_is_refused_and_left(tmp_path):
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="second is needed for a part of the scheme"):
+        twice(plan(tmp_path))
+    assert (tmp_path / "second" / "notes.txt").exists()
+    assert not (tmp_path / "first").exists()
+
+
+def test_a_former_runs_later_stages_are_not_taken_for_this_ones(tmp_path):
+    other = rows().map(lambda row: {"labels": (row["labels"] + 1) % 3})
+    whole = twice(plan(tmp_path / "whole", data=other, **SAVING))
+    twice(plan(tmp_path / "cut", **SAVING))
+    stop = Stop(1)
+    with pytest.raises(KeyboardInterrupt):
+        twice(plan(tmp_path / "cut", data=other, watch=lambda trainer: trainer.add_callback(stop), **SAVING))
+    assert same(weights(twice(plan(tmp_path / "cut", data=other, resume=True, **SAVING))), weights(whole))
+
+
+def test_after_a_stage_that_was_trained_again_the_rest_is_too(tmp_path):
+    twice(plan(tmp_path, **SAVING))
+    before = (tmp_path / "second" / "stage.json").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "first")
+    twice(plan(tmp_path, resume=True, **SAVING))
+    assert (tmp_path / "second" / "stage.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("changed", ["knob", "teacher", "kind", "decay"])
+def test_whatever_else_differs_is_refused_before_anything_trains(tmp_path, changed):
+    @schemes.scheme
+    def one(plan, knob=1):
+        return plan.stage("one", plan.fresh(), plan.teacher)
+
+    model = classifier(seed=1).eval()
+    one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=0.1)))
+    again = {
+        "knob": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=0.1), resume=True), knob=2),
+        "teacher": lambda: one(
+            plan(tmp_path, teacher=NoisyTeacher(classifier(seed=2).eval(), sigma=0.1), resume=True)
+        ),
+        "kind": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=5.0), resume=True)),
+        "decay": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=0.1), resume=True, weight_decay=0.5)),
+    }[changed]
+    with pytest.raises(ValueError, match="one was begun with"):
+        again()
+
+
 def test_a_stage_of_other_settings_is_refused(tmp_path):
     twice(plan(tmp_path))
     with pytest.raises(ValueError, match=r"first was begun with settings .*'learning_rate': 0.01.* and now it is"):
         twice(plan(tmp_path, resume=True, learning_rate=1e-3))
     with pytest.raises(ValueError, match="first was begun with losses"):
         twice(plan(tmp_path, resume=True, losses=[losses.SoftTargets()]))
-
-
-def test_what_the_last_stage_refuses_is_refused_before_the_first_trains(tmp_path):
-    @schemes.scheme
-    def bad(plan):
-        plan.stage("first", plan.fresh(), plan.teacher)
-        return plan.stage("second", plan.fresh(), plan.teacher, [losses.HiddenMSE({9: 0})])
-
-    taken = []
-    with pytest.raises(ValueError, match="student layer 9 does not exist"):
-        bad(plan(tmp_path / "out", watch=lambda trainer: taken.append(trainer)))
-    assert taken == []
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_given_student_is_left_alone(tmp_path):
@@ -145,18 +180,6 @@ def test_a_share_of_the_steps_and_other_fields(tmp_path):
     assert stage["steps"] == 4  # 16 rows, 4 a step, one epoch of two
     with pytest.raises(ValueError, match=exactly("DistillationConfig has no field 'lr'.")):
         shared(plan(folder), {"lr": 1})
-
-
-def test_a_scheme_inside_of_a_scheme_is_a_part_of_it(tmp_path):
-    @schemes.scheme
-    def outer(plan):
-        student = twice(plan, again=False)
-        return plan.stage("last", plan.fresh(), student)
-
-    outer(plan(tmp_path))
-    found = json.loads((tmp_path / "stages.json").read_text())
-    assert found["scheme"] == "outer()"
-    assert [stage["name"] for stage in found["stages"]] == ["first", "last"]
 
 
 def test_data_that_takes_long_is_made_once(tmp_path):

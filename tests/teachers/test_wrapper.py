@@ -1,13 +1,24 @@
 """A teacher around another one: everything that the trainer says or asks reaches the one inside."""
 
+import pytest
 import torch
 from models import LABELS
-from runs import classifier, distillation, rows, same, weights
+from runs import classifier, distillation, exactly, rows, same, weights
 
 from hf_distill import anatomy
 from hf_distill.losses import AttentionKL, HiddenMSE, SoftTargets
 from hf_distill.signals import LOGITS, ModelShape, attention
-from hf_distill.teachers import CachedTeacher, ModelTeacher, Teacher, Wrapper
+from hf_distill.teachers import (
+    CachedTeacher,
+    EnsembleTeacher,
+    ModelTeacher,
+    NoisyTeacher,
+    PastSelf,
+    PermutedTeacher,
+    SelectiveTeacher,
+    Teacher,
+    Wrapper,
+)
 
 
 class Everything(Teacher):
@@ -105,3 +116,19 @@ def test_the_label_map_of_the_run_reaches_the_one_inside(tmp_path):
     assert isinstance(around.teacher, ModelTeacher)
     assert around.teacher.label_map == "by_name"
     assert trainer.teacher is around
+
+
+def test_a_teacher_whose_answers_come_too_late_is_refused(tmp_path):
+    for wrapped in (NoisyTeacher(PastSelf()), SelectiveTeacher(PastSelf(), wrong=0.5), PermutedTeacher(PastSelf())):
+        own = type(wrapped).__name__
+        message = (
+            f"PastSelf answers once the student has spoken, and {own} could change nothing of it. Leave {own} out."
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            distillation(tmp_path, classifier(), wrapped, [SoftTargets()])
+
+
+def test_trust_around_an_ensemble_is_refused_where_a_loss_looks_at_a_member(tmp_path):
+    together = SelectiveTeacher(EnsembleTeacher([classifier(seed=1).eval(), classifier(seed=2).eval()]), wrong=0.5)
+    with pytest.raises(ValueError, match="Put a SelectiveTeacher around each member instead"):
+        distillation(tmp_path, classifier(), together, [SoftTargets(), SoftTargets().of(0)])

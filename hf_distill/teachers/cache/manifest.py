@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 from hf_distill import anatomy
 from hf_distill.tasks import find_task
 from hf_distill.teachers.cache.layout import Layout
-from hf_distill.weights import stored
+from hf_distill.weights import digest
 
 MANIFEST = "manifest.json"
 VERSION = 2
@@ -81,17 +81,12 @@ def fingerprint(model: nn.Module, tokenizer: Any = None) -> dict[str, Any]:
     """
     plain = anatomy.unwrap(model)
     config = json.loads(plain.config.to_json_string(use_diff=False))
-    weights = blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        for part in stored(tensor):
-            weights.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return {
         "architecture": type(plain).__name__,
         "task": str(find_task(plain)),
         "dtype": str(plain.dtype).removeprefix("torch."),
         "config": {name: value for name, value in config.items() if name not in _NOT_THE_MODEL},
-        "weights": weights.hexdigest(),
+        "weights": digest(model),
         "tokenizer": vocabulary(tokenizer),
     }
 
