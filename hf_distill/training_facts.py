@@ -7,7 +7,7 @@ from transformers import Trainer
 
 from hf_distill import anatomy
 from hf_distill.card import CardFacts
-from hf_distill.losses.schedules import Schedule, Weight
+from hf_distill.losses.schedules import Weight
 
 
 def training_facts(trainer: Trainer) -> CardFacts:
@@ -50,4 +50,4 @@ def _loss(loss: Any) -> dict[str, Any]:
 def _weight(weight: Weight) -> float | str:
     if not callable(weight):
         return weight
-    return str(weight) if isinstance(weight, Schedule) else "a function of progress"
+    return "a function of progress" if type(weight).__str__ is object.__str__ else str(weight)

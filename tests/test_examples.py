@@ -308,7 +308,8 @@ def test_a_student_learns_from_what_is_thought_of_texts_alone(
     assert 'from_pretrained("student")' in capsys.readouterr().out
     stages = json.loads((home / "student" / "stages.json").read_text())["stages"]
     taught = [(stage["name"], stage["teacher"]) for stage in stages]
-    assert taught == [("pass_1_above_0.6", "SelectiveTeacher(teacher)"), ("pass_2_above_0", "teacher")]
+    first = "SelectiveTeacher(teacher, wrong=1.0, min_confidence=0.6)"
+    assert taught == [("pass_1_above_0.6", first), ("pass_2_above_0", "teacher")]
     assert AutoModelForSequenceClassification.from_pretrained(home / "student").config.n_layers == 3
 
 

@@ -76,12 +76,12 @@ def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequenc
         found: as it was begun.
         wanted: as it would be now.
         folder: whom the message names.
-        but: settings that are not compared.
+        but: fields and settings that are not compared.
 
     Raises:
         ValueError: names the first field that differs.
     """
-    for field in _WHAT_IT_IS:
+    for field in [each for each in _WHAT_IT_IS if each not in but]:
         before, now = json.loads(json.dumps([getattr(found, field), getattr(wanted, field)], default=str))
         if field == "settings":
             differ = [name for name in before | now if before.get(name) != now.get(name) and name not in but]

@@ -23,7 +23,7 @@ from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
 from hf_distill.schemes import folders, judging
-from hf_distill.schemes.wording import OF_WEIGHTS, in_words, stage_of
+from hf_distill.schemes.wording import NOT_YET_KNOWN, in_words, stage_of
 from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher
 from hf_distill.trainer import DistillationTrainer
@@ -314,7 +314,7 @@ class Plan:
         """In the rehearsal: a stage that was begun with other settings is refused before anything trains."""
         former = stages.read(self.folder / name / folders.MARK) if self.resume else None
         if former is not None:
-            stages.check_same(former, wanted, self.folder / name, but=OF_WEIGHTS)
+            stages.check_same(former, wanted, self.folder / name, but=NOT_YET_KNOWN)
 
     def _args_of(self, folder: Path, share: float, changes: Mapping[str, Any]) -> DistillationConfig:
         args = copy.copy(self.args)

@@ -13,7 +13,7 @@ from hf_distill.teachers import ModelTeacher, Nobody, Teacher
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.weights import digest
 
-OF_WEIGHTS = ("start", "teacher")  # settings that are not known before the stages in front are trained
+NOT_YET_KNOWN = ("start", "teacher", "rows")  # in a rehearsal: what is trained or made before comes first
 _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
 _ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model")
 

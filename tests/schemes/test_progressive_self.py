@@ -55,7 +55,7 @@ def test_it_is_resumed(tmp_path, after):
 def test_epochs_are_counted_from_the_rows(tmp_path):
     plan = planned(tmp_path, classifier(), data=rows(16), max_steps=10)  # of 4 steps
     schemes.progressive_self(plan)
-    assert all("count=3" in each for each in plan.stages[0].losses)
+    assert all("weight 3 stairs" in each for each in plan.stages[0].losses)
 
 
 def test_what_cannot_work_is_refused(tmp_path):
