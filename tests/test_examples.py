@@ -326,8 +326,9 @@ def test_pictures_are_learned_from_words(home: Path, capsys: pytest.CaptureFixtu
     plain = tiny("bert", "Model", vocab_size=6 + len(WORDS), num_hidden_layers=2)
     plain.save_pretrained(home / "encoder")
     AutoTokenizer.from_pretrained(home / "teacher").save_pretrained(home / "encoder")
-    few = ["--epochs", "1", "--teacher-epochs", "1", "--output", "student", "--encoder", "encoder"]
-    importlib.import_module("cross_modal").main(["--pairs", "pairs", *few])
+    few = ["--pairs", "pairs", "--epochs", "1", "--output"]
+    importlib.import_module("emoji_pairs").main([*few, "of_words", "--encoder", "encoder"])
+    importlib.import_module("cross_modal").main([*few, "student", "--teacher", "of_words"])
     printed = capsys.readouterr().out
     assert len(re.findall(r"^(?:teacher, of words|student, of pictures): accuracy [01]\.\d+$", printed, re.M)) == 2
     assert ViTForImageClassification.from_pretrained(home / "student").config.id2label == {0: "a", 1: "b"}
@@ -374,7 +375,9 @@ def statements(name: str) -> tuple[list[str], set[str]]:
     return names, {str(keyword.arg) for keyword in trainer.keywords}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {BASE, "specialists", *SCHEMES, *OTHERS}])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in {BASE, "specialists", "emoji_pairs", *SCHEMES, *OTHERS}]
+)
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
     steps += ["trainer.evaluate", "trainer.push_to_hub" if name == "push_to_hub" else "trainer.save_model", "print"]
@@ -392,7 +395,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
 def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
-    assert len(source.splitlines()) < (80 if name == "cross_modal" else 60)  # it makes its teacher and reads its data
+    assert len(source.splitlines()) < 60
 
 
 def test_adversarial_shows_what_moves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +416,7 @@ def test_data_free_trains_on_no_text(source: str, home: Path) -> None:
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
     known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "remote_teacher", "selective_teacher"}
-    known |= {"specialists", *SCHEMES, *OTHERS}
+    known |= {"specialists", "emoji_pairs", *SCHEMES, *OTHERS}  # the pairs are of cross_modal
     assert set(NAMES) == known
 
 

@@ -1,13 +1,18 @@
 """The benchmark of all schemes: nothing is left out, what is remembered is what the teacher says, figures by hand."""
 
+import copy
 import json
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from benchmark_files import loaded
 from datasets import Dataset
+from models import tiny
 from runs import classifier, rows, words
+from transformers import DataCollatorWithPadding, default_data_collator
 
 from hf_distill import schemes
 from hf_distill.batch import Batch
@@ -22,20 +27,26 @@ def benchmark():
     return loaded("schemes")
 
 
-def test_every_scheme_is_run(benchmark):
-    run = {name.split(",")[0].split(":")[0] for name in benchmark.RUNS}
-    assert arranged.schemes().keys() - run == {"cross_modal"}  # of pairs: examples/cross_modal.py
-    assert benchmark.REFERENCE in run
+@pytest.fixture(scope="module")
+def fields():
+    return loaded("fields")
+
+
+def test_every_scheme_is_run_and_every_field_has_its_reference(benchmark):
+    parts = {part for name in benchmark.NAMES for part in re.split("[,:] ", name)}
+    assert arranged.schemes().keys() <= parts
+    assert all(field.reference in functions for field, functions in benchmark.RUNS.items())
+    assert len(benchmark.NAMES) == len(set(benchmark.NAMES))
     assert all(getattr(schemes, name, None) is not None for name in arranged.schemes())
 
 
-def test_what_is_remembered_is_what_the_teacher_says(benchmark, monkeypatch):
-    model, tokenizer = classifier().eval(), words()
+def test_what_is_remembered_is_what_the_teacher_says(fields, monkeypatch):
+    model, collate = classifier().eval(), DataCollatorWithPadding(words())
     data = rows(6, labels=False)
-    remembering, live = benchmark.Remembering(model), ModelTeacher(model)
+    remembering, live = fields.Remembering(model), ModelTeacher(model)
     for each in (remembering, live):
         each.prepare(classifier(), frozenset({LOGITS}), torch.device("cpu"), None)
-    remembering.remember(data, tokenizer)
+    remembering.remember(data, collate)
     inputs = {name: torch.tensor(data[name][:]) for name in data.column_names}
     padded = {name: torch.nn.functional.pad(each, (0, 2)) for name, each in inputs.items()}
     expected = live.observe(Batch(inputs, Task.SINGLE_LABEL))[LOGITS]
@@ -45,18 +56,61 @@ def test_what_is_remembered_is_what_the_teacher_says(benchmark, monkeypatch):
         remembering.observe(Batch({**inputs, "input_ids": inputs["input_ids"] + 1}, Task.SINGLE_LABEL))
 
 
-def test_figures_by_hand(benchmark):
+def test_drawings_are_remembered_by_what_is_drawn(fields, monkeypatch):
+    model = tiny("vit", "ForImageClassification").eval()
+    drawn = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    remembering = fields.Remembering(model)
+    remembering.prepare(copy.deepcopy(model), frozenset({LOGITS}), torch.device("cpu"), None)
+    remembering.remember(Dataset.from_dict({"pixel_values": drawn.tolist()}), default_data_collator)
+    with torch.no_grad():
+        expected = model(pixel_values=drawn).logits
+    monkeypatch.setattr(model, "forward", lambda *_, **__: pytest.fail("it was asked again"))
+    backwards = Batch({"pixel_values": drawn.flip(0)}, Task.SINGLE_LABEL)
+    torch.testing.assert_close(remembering.observe(backwards)[LOGITS], expected.flip(0))
+
+
+def test_figures_by_hand(fields):
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
-    found = benchmark.figures(logits, torch.tensor([0, 1, 1]))
+    found = fields.figures(logits, torch.tensor([0, 1, 1]))
     surprise = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), 3 + math.log(1 + math.exp(-3))]
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["surprise"] == pytest.approx(sum(surprise) / 3)
 
 
-def test_queries_are_read_with_the_names_of_their_intents(benchmark, tmp_path):
+def test_nearest_agree_by_hand(fields):
+    vectors = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 2.0], [1.0, 5.0]])  # two pairs by cosine
+    assert fields.nearest_agree(vectors, [0, 0, 1, 1]) == 1
+    assert fields.nearest_agree(vectors, [0, 0, 1, 2]) == 0.5
+
+
+def test_a_pair_is_two_drawings_and_words(fields, tmp_path):
+    meta = [
+        {"name": "word1", "keywords": ["word2", "word3"], "category": category, "split": split}
+        for category, split in (("food", "train"), ("animals", "test"), ("animals", "train"))
+    ]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    drawn = {artist: np.zeros((3, 4, 4, 3), np.uint8) for artist in ("twitter", "google")}
+    drawn["twitter"][2, 1, 3] = [255, 0, 0]  # red, row 1, column 3
+    np.savez(tmp_path / "images_32.npz", **drawn)
+    found, names = fields.read_drawings(tmp_path, words())
+    assert names == ["animals", "food"]
+    assert found["train"]["labels"][:] == [1, 0]
+    assert found["test"]["labels"][:] == [0]
+    seen = torch.tensor(found["train"]["pixel_values"][1])
+    assert seen[:, 1, 3].tolist() == [1, -1, -1]
+    assert (seen == 1).sum() == 1
+    assert (torch.tensor(found["train"]["other_drawing"][:]) == -1).all()
+
+
+def test_sentences_are_read_with_the_numbers_of_their_categories(fields, tmp_path):
+    (tmp_path / "train.csv").write_text('text,category\n"word1, word2",pay\nword3,book\n')
+    assert fields.read_sentences(tmp_path, words())["labels"][:] == [1, 0]
+
+
+def test_queries_are_read_with_the_names_of_their_intents(fields, tmp_path):
     pairs = [["word1 word2", "pay"], ["word3", "book"]]
     (tmp_path / "data_full.json").write_text(json.dumps({"train": pairs, "val": pairs[1:], "test": []}))
-    found, names = benchmark.read(tmp_path, words())
+    found, names = fields.read_queries(tmp_path, words())
     assert names == ["book", "pay"]
     assert found["train"]["labels"][:] == [1, 0]
     assert found["validation"]["labels"][:] == [0]
@@ -73,6 +127,8 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
         "mutual|0": one(0.72, 30.0, noted={"peer": 0.5}),
         "mutual|1": one(0.79, 40.0, noted={"peer": 0.6}),
         "chain|0": one(0.75, 15.0, stages={"assistant_4": {"accuracy": 0.9}, "student": {"accuracy": 0.75}}),
+        "embeddings: distances and angles|0": {**one(0.40, 5.0), "noted": {"teacher": 0.6}},
+        "embeddings: chain|0": one(0.43, 10.0),
     }
     benchmark.tables(found, tmp_path / "schemes.png")
     printed = capsys.readouterr().out
@@ -81,3 +137,4 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     assert "+5.0" in printed
     assert "0.550 ± 0.050" in printed
     assert "90.0" in printed
+    assert re.search(r"embeddings: chain +\W+ 43.0 +\W+ \+3.0 ", printed)

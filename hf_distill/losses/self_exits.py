@@ -93,8 +93,9 @@ class SelfExits(Loss):
         hint_weight: of the squared distance of an exit's feature from the last block's state, summed over the width.
             At its default it is next to nothing.
         bottleneck: width of the layer inside a head; None: a quarter of the student's.
-        pooling: how the tokens of an example become one state: ``"first"``, ``"last"`` or ``"mean"``. For tasks with a
-            label a token every token has its own.
+        pooling: how the tokens of an example become one state: ``"first"``, ``"last"`` or ``"mean"``. Low blocks have
+            not yet gathered the words in the first token, which makes it a poor place for an exit; the paper's exits
+            too read a mean, over an image. For tasks with a label a token every token has its own.
         weight: what the term is multiplied by in the total, a number or a schedule.
     """
 
@@ -108,7 +109,7 @@ class SelfExits(Loss):
         temperature: float = 3.0,
         hint_weight: float = 1e-6,
         bottleneck: int | None = None,
-        pooling: Pooling = "first",
+        pooling: Pooling = "mean",
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(weight)

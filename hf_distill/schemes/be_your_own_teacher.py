@@ -22,7 +22,7 @@ def be_your_own_teacher(
     temperature: float = 3.0,
     hint_weight: float = 1e-6,
     bottleneck: int | None = None,
-    pooling: Literal["first", "last", "mean"] = "first",
+    pooling: Literal["first", "last", "mean"] = "mean",
     keep_exits: bool = False,
 ) -> PreTrainedModel:
     """The student learns the labels at its end and at exits on the way, which also learn from its end.
@@ -43,7 +43,7 @@ def be_your_own_teacher(
         temperature: softens it.
         hint_weight: lambda, of the squared distance of an exit's feature from the last block's state.
         bottleneck: width of the layer inside an exit's head; None: a quarter of the student's.
-        pooling: which state of an example the exits read.
+        pooling: which state of an example the exits read, see `SelfExits`.
         keep_exits: whether they are saved beside the student.
 
     Returns:

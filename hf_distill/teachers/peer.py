@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -14,6 +13,7 @@ from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.ensemble import mean_answer
 from hf_distill.teachers.learner import Learner, weight_like_labels
 from hf_distill.teachers.model import load
 
@@ -178,27 +178,9 @@ class PeerTeacher(Teacher):
         if len(several) == 1:
             return {signal: several[0][signal].detach() for signal in asked}
         logits = [one[LOGITS].detach() for one in several] if asked else []
-        return {signal: mean_of_soft_targets(logits, batch, self.temperature) for signal in asked}
-
-
-def mean_of_soft_targets(logits: Sequence[Tensor], batch: Batch, temperature: float = 1.0) -> Tensor:
-    """Logits whose softened distribution is the mean of those of several; for numbers their mean.
-
-    Args:
-        logits: of each, all of one shape.
-        batch: knows the task, and in spans what is padding.
-        temperature: at which they are averaged.
-
-    Returns:
-        The same shape, float32.
-    """
-    if batch.task is Task.REGRESSION:
-        return torch.stack(list(logits)).float().mean(0)
-    every = torch.stack([(batch.align(each) if batch.task is Task.SPAN else each).float() for each in logits])
-    if batch.task is Task.MULTI_LABEL:
-        yes, no = (F.logsigmoid(sign * every / temperature).logsumexp(0) for sign in (1, -1))
-        return (yes - no) * temperature
-    return F.log_softmax(every / temperature, dim=-1).logsumexp(0) * temperature
+        logits = [batch.align(each) for each in logits] if batch.task is Task.SPAN else logits
+        said = (logits, batch.task, "probabilities", None, self.temperature)
+        return {signal: mean_answer(*said) for signal in asked}
 
 
 def _part(state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:

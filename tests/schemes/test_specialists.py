@@ -37,7 +37,7 @@ def planned(folder, **settings):
 
 
 def test_classes_that_are_predicted_together_are_a_cluster():
-    """Pairs share their probability by turns: the columns of the covariance of such a pair are alike."""
+    """Pairs share their probability by turns: the columns of the correlation of such a pair are alike."""
     draw = np.random.default_rng(0)
     logits = draw.normal(0, 0.3, (600, 6))
     groups = [[0, 3], [1, 5], [2]]
@@ -45,6 +45,15 @@ def test_classes_that_are_predicted_together_are_a_cluster():
         logits[row, groups[row % 3]] += 4
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert confusable(p, 4) == [[0, 3], [1, 5]]  # 2 and 4 are alone
+
+
+def test_classes_that_are_rarely_said_are_found_too():
+    """The covariances of the last two pairs are next to nothing: by them the four are alike."""
+    draw = np.random.default_rng(0)
+    size = [1, 1, 1, 1, 0.01, 0.01]
+    pairs = [scale * (draw.random((400, 1)) + 0.3 * draw.random((400, 2))) for scale in size]
+    p = np.concatenate([*pairs, np.full((400, 1), 0.2)], axis=1)  # and a class that never varies
+    assert confusable(p, 7) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
 
 
 def test_half_of_the_rows_are_special_and_how_much_too_often_is_known(tmp_path):

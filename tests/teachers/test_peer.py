@@ -11,7 +11,6 @@ from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
 from hf_distill.teachers import PeerTeacher
-from hf_distill.teachers.peer import mean_of_soft_targets
 
 MUTUAL = [TaskLoss(), SoftTargets(temperature=1.0)]
 STEADY = {"max_grad_norm": 0.5, "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "linear"}
@@ -196,19 +195,14 @@ def test_labels_in_another_order_are_put_in_the_students(tmp_path):
     assert (said.argmax(-1) == batch["labels"]).float().mean() > 0.6  # it learned the labels in the student's order
 
 
-@pytest.mark.parametrize("task", [Task.SINGLE_LABEL, Task.MULTI_LABEL, Task.SPAN, Task.REGRESSION])
-def test_the_mean_of_soft_targets(task):
-    shape = (4, 2, 5) if task is Task.SPAN else (4, 5)
-    logits = [torch.randn(shape) for _ in range(3)]
-    mask = torch.ones(4, 5, dtype=torch.long)
-    batch = Batch({"input_ids": mask, "attention_mask": mask}, task)
-    found = mean_of_soft_targets(logits, batch, 2.0)
-    if task is Task.REGRESSION:
-        assert torch.allclose(found, sum(logits) / 3)
-    elif task is Task.MULTI_LABEL:
-        assert torch.allclose((found / 2).sigmoid(), sum((each / 2).sigmoid() for each in logits) / 3, atol=1e-6)
-    else:
-        assert torch.allclose((found / 2).softmax(-1), sum((each / 2).softmax(-1) for each in logits) / 3, atol=1e-6)
+def test_padding_has_no_part_in_the_mean_of_spans():
+    teacher = PeerTeacher([classifier(), classifier(seed=1)], temperature=2.0)
+    mask = torch.tensor([[1, 1, 1, 0]])
+    several = [{LOGITS: torch.randn(1, 2, 4) + 50 * (1 - mask)} for _ in range(2)]  # (rows, start and end, tokens)
+    batch = Batch({"input_ids": mask, "attention_mask": mask}, Task.SPAN)
+    found = teacher._together(several, frozenset({LOGITS}), batch)[LOGITS]
+    expected = sum((each[LOGITS][..., :3] / 2).softmax(-1) for each in several) / 2
+    torch.testing.assert_close((found / 2).softmax(-1)[..., :3], expected)
 
 
 def test_of_one_peer_every_signal_is_told(tmp_path):
