@@ -54,29 +54,30 @@ class Stairs:
     Args:
         start: one stair before the first.
         end: the last stair.
-        count: how many stairs.
+        count: how many stairs; the last of 2.5 is half as long as the others.
 
     Raises:
-        ValueError: a value is not finite, or there is not even one stair.
+        ValueError: a value is not finite, or there is no stair.
     """
 
     start: float
     end: float
-    count: int
+    count: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"stairs go between two numbers, not {self.start} and {self.end}.")
-        if not (isinstance(self.count, int) and self.count >= 1):
-            raise ValueError(f"stairs: count={self.count!r} is no number of stairs; it must be at least 1.")
+        if not (isinstance(self.count, int | float) and math.isfinite(self.count) and self.count > 0):
+            raise ValueError(f"stairs: count={self.count!r} is no number of stairs; it must be above 0.")
 
     def __call__(self, progress: float) -> float:
         """The weight when `progress`, 0 to 1, of the training is done."""
         stair = math.floor(progress * self.count + 1e-6) + 1  # a step that begins a part stands on its own stair
-        return self.start + (self.end - self.start) * min(max(stair, 1), self.count) / self.count
+        last = math.ceil(self.count)
+        return self.start + (self.end - self.start) * min(max(stair, 1), last) / last
 
     def __str__(self) -> str:
-        return f"{self.count} stairs from {self.start:g} to {self.end:g}"
+        return f"{self.count:g} stairs from {self.start:g} to {self.end:g}"
 
 
 def linear(start: float, end: float, over: float = 1.0) -> Schedule:
@@ -94,7 +95,7 @@ def warmup(end: float = 1.0, over: float = 0.1) -> Schedule:
     return Schedule("linear", 0.0, end, over)
 
 
-def stairs(start: float, end: float, count: int) -> Stairs:
+def stairs(start: float, end: float, count: float) -> Stairs:
     """`count` equal parts of the training, the first one stair away from `start` and the last at `end`: by the epoch.
 
     With one stair an epoch it is the weight of PS-KD in epoch e = 0, 1, ...: start + (end - start) (e + 1) / count.

@@ -1,6 +1,6 @@
 """Progressive self-distillation: the student is taught by what it said of each example in the epoch before."""
 
-from math import ceil
+from math import ceil, floor
 
 from transformers import PreTrainedModel
 
@@ -18,7 +18,7 @@ def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
     In epoch e = 0, 1, ... of E the labels weigh 1 - a and the past predictions a = last_weight (e + 1) / E, both at
     temperature 1: the cross entropy with that mixture, but for the entropy of the past predictions, which no weight
     moves. With several labels it is a mean over them, as the labels' loss is. In the first epoch there are no past
-    predictions, and the label stands for both. With `max_steps` the epochs are counted from the rows of the data.
+    predictions, and the label stands for both. E is rounded up where the last epoch is cut off.
 
     Args:
         plan: its teacher is not asked; it may be where the student was copied from.
@@ -28,7 +28,7 @@ def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
         The student.
 
     Raises:
-        ValueError: `last_weight` is no share, the plan has losses, or it has `max_steps` and data of unknown length.
+        ValueError: `last_weight` is no share, the plan has losses, or its data are of unknown length.
 
     Reference: Kim, Ji, Yoon, Hwang 2021, Self-Knowledge Distillation with Progressive Refinement of Targets (PS-KD),
     arXiv:2006.12000.
@@ -48,12 +48,12 @@ def progressive_self(plan: Plan, last_weight: float = 0.8) -> PreTrainedModel:
     return plan.stage("student", student, PastSelf(), losses)
 
 
-def _epochs(plan: Plan) -> int:
-    """How often the student sees the data; a part of an epoch is one."""
+def _epochs(plan: Plan) -> float:
+    """How often the student sees the data; the last epoch may be a part."""
     args = plan.args
-    if args.max_steps <= 0:
-        return max(1, ceil(args.num_train_epochs))
     if not hasattr(plan.train_dataset, "__len__"):
-        raise ValueError("progressive_self: how many epochs max_steps are is not known of this data. Pass a Dataset.")
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return ceil(args.max_steps / ceil(len(plan.train_dataset) / rows))
+        raise ValueError("progressive_self: how long an epoch is is not known of this data. Pass a Dataset.")
+    batches = len(plan.train_dataset) / (args.train_batch_size * args.world_size)
+    batches = floor(batches) if args.dataloader_drop_last else ceil(batches)
+    steps = max(1, ceil(batches / args.gradient_accumulation_steps))
+    return (args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * steps)) / steps

@@ -138,6 +138,15 @@ class EnsembleTeacher(Teacher):
         self._answers: list[Tensor | None] = []  # of the batch under way, until everybody has spoken
         self._trust: list[Tensor | None] = []
 
+    @property
+    def view(self) -> str:  # type: ignore[override]
+        return self.members[0].view
+
+    @view.setter
+    def view(self, prefix: str) -> None:
+        for member in self.members:
+            member.view = prefix
+
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. Each member is prepared for what the losses on it look at.
 

@@ -194,8 +194,9 @@ class Specialist(ModelTeacher):
     def _checked_order(
         self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any
     ) -> torch.Tensor | None:
-        own = self.tokenizer or tokenizer_beside(self.model)
-        checks.check_vocabulary(student, self.model, tokenizer, own)
+        if not self.view:
+            own = self.tokenizer or tokenizer_beside(self.model)
+            checks.check_vocabulary(student, self.model, tokenizer, own)
         return None
 
 

@@ -62,7 +62,8 @@ class Wrapper(Teacher):
 
     @view.setter
     def view(self, prefix: str) -> None:
-        self.teacher.view = prefix
+        for member in self.members:
+            member.view = prefix
 
     @property
     def says_trust(self) -> bool:  # type: ignore[override]

@@ -18,6 +18,7 @@ from hf_distill.losses.schedules import Schedule, as_weight, cosine, linear, sta
         (warmup(3.0, over=0.2), {0.1: 1.5, 0.2: 3.0}),
         (stairs(0.0, 0.8, 4), {0: 0.2, 0.24: 0.2, 0.25: 0.4, 0.74: 0.6, 0.75: 0.8, 1: 0.8}),
         (stairs(1.0, 0.2, 2), {0: 0.6, 0.49: 0.6, 0.5: 0.2, 1: 0.2}),
+        (stairs(0.0, 0.9, 2.5), {0: 0.3, 0.39: 0.3, 0.4: 0.6, 0.79: 0.6, 0.8: 0.9, 1: 0.9}),
     ],
 )
 def test_the_curves_by_hand(schedule, expected):
@@ -78,7 +79,7 @@ def test_as_a_recipe_writes_it(written, read):
         (lambda: linear(0, 1, over=0), "over=0 is no share of the training; it must be above 0 and at most 1."),
         (lambda: warmup(over=1.5), "over=1.5 is no share of the training; it must be above 0 and at most 1."),
         (lambda: stairs(0, float("inf"), 2), "stairs go between two numbers, not 0 and inf."),
-        (lambda: stairs(0, 1, 0), "stairs: count=0 is no number of stairs; it must be at least 1."),
+        (lambda: stairs(0, 1, 0), "stairs: count=0 is no number of stairs; it must be above 0."),
         (lambda: as_weight({"lineal": [0, 1]}), "a weight is a number or one of linear, cosine, warmup"),
         (lambda: as_weight({"linear": [0, 1], "cosine": [0, 1]}), "a weight is a number or one of linear"),
         (lambda: as_weight({"linear": 1}), "write {linear: "),

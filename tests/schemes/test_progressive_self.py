@@ -52,10 +52,19 @@ def test_it_is_resumed(tmp_path, after):
     check_resumed(tmp_path, run, after)
 
 
-def test_epochs_are_counted_from_the_rows(tmp_path):
-    plan = planned(tmp_path, classifier(), data=rows(16), max_steps=10)  # of 4 steps
+@pytest.mark.parametrize(
+    ("settings", "stairs"),
+    [
+        ({"max_steps": 10}, "2.5"),  # an epoch is 4 steps
+        ({"max_steps": -1, "num_train_epochs": 1.1}, "1.25"),  # 5 steps
+        ({"max_steps": 5, "gradient_accumulation_steps": 3}, "2.5"),
+        ({"max_steps": 2, "per_device_train_batch_size": 5, "dataloader_drop_last": True}, "0.666667"),
+    ],
+)
+def test_epochs_are_counted_from_the_rows(tmp_path, settings, stairs):
+    plan = planned(tmp_path, classifier(), data=rows(16), **settings)
     schemes.progressive_self(plan)
-    assert all("weight 3 stairs" in each for each in plan.stages[0].losses)
+    assert all(f"weight {stairs} stairs" in each for each in plan.stages[0].losses)
 
 
 def test_what_cannot_work_is_refused(tmp_path):

@@ -7,16 +7,26 @@ from models import LABELS, VOCABULARY, tiny
 from runs import classifier, distillation, rows, same, weights, words
 from transformers import DataCollatorWithPadding
 
+from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, RKDDistance, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, pooled
-from hf_distill.teachers import CachedTeacher, CallableTeacher, OtherView, PairedCollator, add_view
+from hf_distill.tasks import Task
+from hf_distill.teachers import (
+    CachedTeacher,
+    CallableTeacher,
+    EnsembleTeacher,
+    OtherView,
+    PairedCollator,
+    SpecialistTeacher,
+    add_view,
+)
 
 SMALL = 20  # words that the teacher knows
 
 
-def other_teacher(**fields):
+def other_teacher(seed=1, **fields):
     """Knows fewer words, and less of a text, than the student."""
-    return classifier(seed=1, vocab_size=SMALL, max_position_embeddings=9, **fields)
+    return classifier(seed=seed, vocab_size=SMALL, max_position_embeddings=9, **fields)
 
 
 def two_views(count=16, labels=True):
@@ -59,6 +69,25 @@ def test_the_teacher_reads_its_own_columns(tmp_path):
     found, mine = trained(tmp_path / "view", OtherView(other_teacher()), processing_class=words())
     assert same(found, expected)
     assert mine["eval_agreement"] == figures["eval_agreement"]
+
+
+@pytest.mark.parametrize("several", [EnsembleTeacher, SpecialistTeacher])
+def test_of_several_teachers_everybody_reads_the_other_view(tmp_path, several):
+    """Theirs is another vocabulary than the student's, which only another view may be."""
+    knobs = {"subsets": [[0, 1]]} if several is SpecialistTeacher else {}
+    models = [other_teacher(), other_teacher(seed=2)]
+    teacher = several(models, **knobs)
+    teacher.prepare(other_teacher(seed=3), frozenset({LOGITS}), torch.device("cpu"), None)
+
+    def answer(batch):
+        names = ("input_ids", "attention_mask")
+        inputs = {name: batch.inputs[f"teacher_{name}"] for name in names}
+        return teacher.observe(Batch(inputs, Task.SINGLE_LABEL))[LOGITS]
+
+    hand = CallableTeacher(answer, input_names=["teacher_input_ids", "teacher_attention_mask"])
+    expected, _ = trained(tmp_path / "hand", hand)
+    found, _ = trained(tmp_path / "view", OtherView(several(models, **knobs)), processing_class=words())
+    assert same(found, expected)
 
 
 def test_vectors_of_whole_examples_are_pooled_in_the_view_they_are_of(tmp_path):
