@@ -17,12 +17,14 @@ def training_facts(trainer: Trainer) -> CardFacts:
         trainer: read, and left as it is.
     """
     student, teacher, args = anatomy.unwrap(trainer.model), trainer.teacher.model, trainer.args
+    taught_by = trainer.teacher.known_as or None
     shape, names = anatomy.describe(student), anatomy.named_labels(student)
     precision = trainer.accelerator.mixed_precision
     return CardFacts(
         task=str(trainer.task),
         student=f"{type(student).__name__}, {shape.layers} layers, width {shape.width}",
-        teacher=None if teacher is None else anatomy.unwrap(teacher).name_or_path or None,
+        teacher=None if teacher is None or taught_by else anatomy.unwrap(teacher).name_or_path or None,
+        taught_by=taught_by,
         losses=[_loss(loss) for loss in trainer.objective],
         labels=[names[index] for index in sorted(names)] if names else [],
         train_split="train",

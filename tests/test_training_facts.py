@@ -1,8 +1,10 @@
 """What a card says of a training without anybody measuring anything."""
 
+import pytest
 from runs import classifier, distillation, rows
 
 from hf_distill.losses import SoftTargets, TaskLoss, linear
+from hf_distill.teachers import EMATeacher, Nobody, PastSelf, PeerTeacher, SelectiveTeacher
 from hf_distill.training_facts import training_facts
 
 NAMES = {0: "anger", 1: "joy", 2: "fear"}
@@ -30,3 +32,27 @@ def test_a_weight_that_changes_is_put_in_words(tmp_path):
     trainer = distillation(tmp_path, classifier(), classifier(seed=1), losses, rows(4), max_steps=1)
     weights = [loss["weight"] for loss in training_facts(trainer).losses]
     assert weights == ["linear from 1 to 0", "a function of progress"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        (lambda student: PastSelf(), "its own answers of an epoch before"),
+        (lambda student: SelectiveTeacher(EMATeacher(student)), "the average of its own weights"),
+        (lambda student: PeerTeacher(classifier(seed=1)), "models that learned beside it"),
+        (lambda student: Nobody(), "the labels alone"),
+    ],
+)
+def test_who_was_no_model_before_is_named_in_words(tmp_path, teacher, words):
+    student = classifier()
+    student.name_or_path = student.config.name_or_path = "someone/base"  # the average is a copy of it
+    made = teacher(student)
+    losses = [TaskLoss()] if isinstance(made, Nobody) else [TaskLoss(), SoftTargets()]
+    trainer = distillation(tmp_path, student, made, losses, rows(4), max_steps=1)
+    facts = training_facts(trainer)
+    assert (facts.teacher, facts.taught_by) == (None, words)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert f"taught by {words}." in card
+    assert f"It was taught by {words}, and inherits what the labels get wrong." in card
+    assert "distilled from" not in card

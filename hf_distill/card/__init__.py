@@ -57,6 +57,7 @@ class CardFacts:
         tags: further tags.
         base_model: what the weights started from, if it is on the Hub; other values are dropped from the metadata.
         teacher: Hub id or path (only its last name is shown).
+        taught_by: who was no such model, in words: "models that learned beside it".
         student: what it is, in a few words: "DistilBERT, 3 layers, width 384".
         student_from: Hub id or path that the student was made from.
         copied, not_copied: weights that came over, and those that started anew.
@@ -95,6 +96,7 @@ class CardFacts:
     tags: list[str] = dataclasses.field(default_factory=list)
     base_model: str | None = None
     teacher: str | None = None
+    taught_by: str | None = None
     student: str | None = None
     student_from: str | None = None
     copied: list[str] = dataclasses.field(default_factory=list)
@@ -259,8 +261,9 @@ def _settings(facts: CardFacts) -> dict[str, str]:
 
 def _limits(facts: CardFacts) -> list[str]:
     said = ["It learned from the teacher's outputs, so the teacher's errors and biases are inherited."]
-    if facts.scheme and not facts.teacher:
-        said = ["It was taught by itself or by models that learned beside it, and inherits what the labels get wrong."]
+    if facts.taught_by or (facts.scheme and not facts.teacher):
+        who = facts.taught_by or "itself or by models that learned beside it"
+        said = [f"It was taught by {who}, and inherits what the labels get wrong."]
     split = facts.evaluation_split
     if facts.thresholds and facts.thresholds_split:
         if facts.thresholds_split == split and facts.thresholds_cross_fitted:

@@ -39,6 +39,9 @@ class Teacher(ABC):
     """Attention maps of which averages over so many groups of heads are enough, and queries, keys and values of which
     relations in so many heads are; the trainer says so beforehand. A teacher may give these, or all."""
 
+    known_as: str = ""
+    """What a model card calls it, where it is no model that was there before the student."""
+
     view: str = ""
     """Prefix of the columns that it reads, where they are not the student's: said by an `OtherView` around it."""
 

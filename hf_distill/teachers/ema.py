@@ -39,6 +39,8 @@ class EMATeacher(ModelTeacher):
     own beside the student's dropout.
     """
 
+    known_as = "the average of its own weights"
+
     def __init__(self, student: nn.Module, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMATeacher: decay={decay} keeps too much or too little; it must be 0 to below 1.")

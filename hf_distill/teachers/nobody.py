@@ -13,6 +13,8 @@ from hf_distill.teachers.base import Teacher
 class Nobody(Teacher):
     """Says nothing. With `losses=[TaskLoss()]` it is the baseline that a distilled student is compared with."""
 
+    known_as = "the labels alone"
+
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.
 

@@ -39,6 +39,7 @@ class PastSelf(Teacher):
     Differs from the paper: logits are kept where it keeps probabilities, so that several labels and numbers work too.
     """
 
+    known_as = "its own answers of an epoch before"
     answers_late = True
 
     def __init__(self) -> None:

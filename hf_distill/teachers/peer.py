@@ -52,6 +52,8 @@ class PeerTeacher(Teacher):
     Differs from the paper: all networks are updated at once, where it updates them one after another.
     """
 
+    known_as = "models that learned beside it"
+
     def __init__(
         self,
         teachers: nn.Module | str | Sequence[nn.Module | str],

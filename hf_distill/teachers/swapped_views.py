@@ -24,6 +24,7 @@ class SwappedViews(Teacher):
     """
 
     input_names = (ROW,)
+    known_as = "its own answers to another view of the text"
     answers_late = True
 
     def __init__(self) -> None:

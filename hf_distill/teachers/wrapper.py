@@ -57,6 +57,10 @@ class Wrapper(Teacher):
         self.teacher.compared_heads = groups
 
     @property
+    def known_as(self) -> str:  # type: ignore[override]
+        return self.teacher.known_as
+
+    @property
     def view(self) -> str:  # type: ignore[override]
         return self.teacher.view
 
