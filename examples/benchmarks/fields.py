@@ -4,7 +4,10 @@ import argparse
 import csv
 import json
 import tempfile
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,6 +94,7 @@ class Field(ABC):
         logging.set_verbosity_error()  # a fresh head is meant
         self.seed, self.arguments = seed, arguments
         self.noted: dict[str, float] = {}  # what a run says beside its student's figures
+        self.spent_aside = 0.0  # seconds of the processor that are not the run's
         self.train: Dataset
         self.validation: Dataset
         self.tokenizer: Any = None
@@ -99,6 +103,13 @@ class Field(ABC):
     @abstractmethod
     def student(self) -> Any:
         """A fresh student, always the same one of a seed."""
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done in it is to be known, and no part of the run."""
+        start = time.process_time()
+        yield
+        self.spent_aside += time.process_time() - start
 
     def measure(self, student: nn.Module) -> dict[str, float]:
         """How good a student is, on rows that no training has seen."""
@@ -157,7 +168,7 @@ class Field(ABC):
         """A model that has learned the labels of rows, or what a former call has left in the output folder."""
         folder = self.arguments.output / name
         if not (folder / "config.json").exists():
-            with tempfile.TemporaryDirectory() as scratch:
+            with tempfile.TemporaryDirectory() as scratch, self.aside():
                 terms = [losses.TaskLoss()]
                 self.trainer(model, teachers.Nobody(), terms, Path(scratch), train_dataset=rows, **more).train()
             model.save_pretrained(folder)
@@ -262,8 +273,10 @@ class Drawings(Field):
         self.collate = DataCollatorWithPadding(self.words) if words else usual
         more = {"num_train_epochs": 8, "learning_rate": 1e-4} if words else {"num_train_epochs": 40}
         made = Remembering(self.taught(f"of_{column}", model, self.viewed(column, self.labelled), seed=0, **more))
-        made.remember(self.viewed(column, self.pairs), self.collate)
-        self.noted["teacher"] = self.figures_of(made.model, self.viewed(column, self.rows["test"]))["accuracy"]
+        with self.aside():
+            made.remember(self.viewed(column, self.pairs), self.collate)
+            found = self.figures_of(made.model, self.viewed(column, self.rows["test"]))
+        self.noted["teacher"] = found["accuracy"]
         self.collate = usual
         return made
 
@@ -292,7 +305,8 @@ class Sentences(Field):
 
     def teacher(self) -> Any:
         model = AutoModel.from_pretrained(demo.encoder_folder(), dtype=torch.float32, add_pooling_layer=False).eval()
-        self.noted["teacher"] = self.measure(model)["accuracy"]
+        with self.aside():
+            self.noted["teacher"] = self.measure(model)["accuracy"]
         return model
 
     def student(self) -> Any:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import concatenate_datasets
-from fields import SHARED, Drawings, Field, Queries, Remembering, Sentences
+from datasets import Dataset, concatenate_datasets
+from fields import SHARED, Drawings, Field, Queries, Remembering, Sentences, logits_of
 from measuring import draw_bars, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -31,6 +31,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_distill import losses, schemes, teachers
+from hf_distill.augment import word_dropout
 from hf_distill.batch import Batch
 from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
@@ -127,13 +128,14 @@ def with_exits(make: Callable[[Queries], nn.Module], exits: list[int]) -> Run:
     def carried_out(field: Queries, folder: Path) -> nn.Module:
         plan = field.plan(folder / "taught", None, student=lambda: make(field))
         student = schemes.be_your_own_teacher(plan, exits, keep_exits=True)
-        taught = schemes.EarlyExit.from_pretrained(folder / "taught")
-        untaught = _trained_exits(field, make(field), [losses.TaskLoss()], exits, folder / "untaught")
-        for exit in exits:
-            single = _trained_exits(field, make(field), [], [exit], folder / f"exit_{exit}")
-            field.noted[f"exit {exit}"] = accuracy_of_exit(taught, exit, field)
-            field.noted[f"exit {exit}, of labels"] = accuracy_of_exit(untaught, exit, field)
-            field.noted[f"exit {exit}, trained alone"] = accuracy_of_exit(single, exit, field)
+        with field.aside():
+            taught = schemes.EarlyExit.from_pretrained(folder / "taught")
+            untaught = _trained_exits(field, make(field), [losses.TaskLoss()], exits, folder / "untaught")
+            for exit in exits:
+                single = _trained_exits(field, make(field), [], [exit], folder / f"exit_{exit}")
+                field.noted[f"exit {exit}"] = accuracy_of_exit(taught, exit, field)
+                field.noted[f"exit {exit}, of labels"] = accuracy_of_exit(untaught, exit, field)
+                field.noted[f"exit {exit}, trained alone"] = accuracy_of_exit(single, exit, field)
         return student
 
     return carried_out
@@ -172,16 +174,16 @@ def with_needed_specialists(field: Queries, folder: Path) -> nn.Module:
 def specialised(field: Queries, folder: Path, generalist: Remembering) -> nn.Module:
     """Notes how near generalist and specialists are to the labels, on queries of the specialists' own classes."""
     student = schemes.specialists(field.plan(folder, generalist), count=10, share=0.5)
-    experts = [teachers.load(str(each)) for each in sorted(folder.glob("specialist_*"))]
-    together = teachers.SpecialistTeacher([generalist, *experts])
-    together.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
-    theirs = {name for expert in experts for name in expert.config.id2label.values()}
-    own = [row for row, label in enumerate(field.validation["labels"][:]) if field.names[label] in theirs]
-    rows = field.validation.select(own)
-    for name, model in (("generalist", generalist.model), ("with specialists", Observed(together))):
-        found = field.figures_of(model, rows)
-        field.noted |= {f"{name}: {what}": value for what, value in found.items()}
-    field.noted["queries of special classes"] = len(own)
+    with field.aside():
+        experts = [teachers.load(str(each)) for each in sorted(folder.glob("specialist_*"))]
+        together = teachers.SpecialistTeacher([generalist, *experts])
+        together.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
+        theirs = {name for expert in experts for name in expert.config.id2label.values()}
+        own = [row for row, label in enumerate(field.validation["labels"][:]) if field.names[label] in theirs]
+        for name, model in (("generalist", generalist.model), ("with specialists", Observed(together))):
+            found = field.figures_of(model, field.validation.select(own))
+            field.noted |= {f"{name}: {what}": value for what, value in found.items()}
+        field.noted["queries of special classes"] = len(own)
     return student
 
 
@@ -200,9 +202,48 @@ class Observed(nn.Module):
 def with_peer(field: Queries, folder: Path) -> nn.Module:
     """Notes how good the other student is."""
     student = schemes.mutual(field.plan(folder, None), students=2)
-    peer = AutoModelForSequenceClassification.from_pretrained(folder / "peer_2")
-    field.noted["peer"] = field.measure(peer)["accuracy"]
+    with field.aside():
+        peer = AutoModelForSequenceClassification.from_pretrained(folder / "peer_2")
+        field.noted["peer"] = field.measure(peer)["accuracy"]
     return student
+
+
+def with_confidence(field: Queries, folder: Path) -> nn.Module:
+    """Notes how sure the student is, beside one that learned the labels alone: targets that soften should show."""
+    student = schemes.progressive_self(field.plan(folder, None))
+    with field.aside():
+        for name, model in (("student", student), ("of labels", of_labels(field, folder))):
+            said = logits_of(model, field.validation, field.collate).softmax(-1)
+            field.noted[f"{name}: mean confidence"] = said.amax(-1).mean().item()
+    return student
+
+
+def with_views(field: Queries, folder: Path) -> nn.Module:
+    """Notes how often two views of a query, each with a tenth of its words hidden, get one answer, and a right one."""
+    student = schemes.augmented_self(field.plan(folder, None))
+    with field.aside():
+        for name, model in (("student", student), ("of labels", of_labels(field, folder))):
+            one, other = (logits_of(model, hidden_words(field, view), field.collate).argmax(-1) for view in (1, 2))
+            field.noted[f"{name}: views agree"] = (one == other).float().mean().item()
+            right = one == torch.tensor(field.validation["labels"][:])
+            field.noted[f"{name}: accuracy of a view"] = right.float().mean().item()
+    return student
+
+
+def of_labels(field: Queries, folder: Path) -> nn.Module:
+    return by_labels(field, folder / "of_labels")
+
+
+def hidden_words(field: Queries, view: int) -> Dataset:
+    """The validation rows as `augmented_self` sees its own."""
+    tokenizer, generator = field.tokenizer, torch.Generator().manual_seed(view)
+
+    def hide(row: dict[str, Any]) -> dict[str, Any]:
+        ids = torch.tensor(row["input_ids"])
+        seen = word_dropout(ids, 0.1, tokenizer.mask_token_id, tokenizer.all_special_ids, generator)
+        return {"input_ids": seen.tolist()}
+
+    return field.validation.map(hide, load_from_cache_file=False)
 
 
 # ---- drawings ------------------------------------------------------------------------------------------------------
@@ -253,6 +294,9 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "iterated": scheme("iterated", drop=2),
         "born_again": scheme("born_again", generations=3),
         "born_again, ensemble": scheme("born_again", generations=2, ensemble=True),
+        "born_again, cwtm": scheme("born_again", generations=2, weighting="cwtm"),
+        "born_again, dkpp": scheme("born_again", generations=2, weighting="dkpp"),
+        "born_again, of labels": scheme("born_again", taught=False, generations=3, ensemble=True),
         "hints": scheme("hints", share=0.3),
         "two_stage": scheme("two_stage", share=0.5),
         "two_stage, copies": with_copies,
@@ -262,8 +306,8 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "unlabelled": more_rows,
         "online": both_learn,
         "mutual": with_peer,
-        "progressive_self": scheme("progressive_self", taught=False),
-        "augmented_self": scheme("augmented_self", taught=False),
+        "progressive_self": with_confidence,
+        "augmented_self": with_views,
         "be_your_own_teacher": with_exits(Queries.student, [0]),
         "be_your_own_teacher, six blocks": with_exits(Queries.encoder, [1, 3]),
         "cut out of the teacher": of_teacher,
@@ -291,11 +335,11 @@ NAMES = [name for runs in RUNS.values() for name in runs]
 
 def run(function: Run, field: Field) -> dict[str, Any]:
     """Trains one student; says how good it is, what it took, and what its stages were."""
-    field.noted = {}
+    field.noted, field.spent_aside = {}, 0.0
     with tempfile.TemporaryDirectory() as scratch:
         start = time.process_time()
         student = function(field, Path(scratch))
-        seconds = time.process_time() - start
+        seconds = time.process_time() - start - field.spent_aside
         file = next(Path(scratch).rglob("stages.json"), None)
         made = json.loads(file.read_text())["stages"] if file else []
     return {
