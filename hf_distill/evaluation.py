@@ -44,6 +44,7 @@ def measure(
     teacher_order: Sequence[int] | None = None,
     more: Sequence[Any] = (),
     known: Mapping[str, Callable[[Dataset], np.ndarray]] | None = None,
+    views: Mapping[str, Callable[[Dataset], tuple[Dataset, Any]]] | None = None,
 ) -> Figures:
     """Size, time, quality and agreement with the teacher, on the test split, or on validation where there is none.
 
@@ -56,16 +57,20 @@ def measure(
         more: further `evaluate` modules, computed on decisions.
         known: {name: what gives its logits of rows, in the order of the data's labels} of models that are not run for
             them. Of those that have no weights (device meta) no time is taken either.
+        views: {name: what makes the rows that it reads of the data's, and their tokenizer} of models that read others.
     """
-    known = known or {}
+    known, views = known or {}, views or {}
     split = next((split for split in ("test", "validation") if split in dataset), None)
     if split is None:
         return Figures()
 
+    def seen_by(name: str, rows: Dataset) -> tuple[Dataset, Any]:
+        return views[name](rows) if name in views else (rows, tokenizer)
+
     def logits_on(name: str, rows: Dataset) -> np.ndarray:
         if name in known:
             return known[name](rows)
-        found = predict(models[name], rows, tokenizer, description=f"measuring the {name}")
+        found = predict(models[name], *seen_by(name, rows), description=f"measuring the {name}")
         return found[:, teacher_order] if name == TEACHER and teacher_order is not None else found
 
     rows, labels = dataset[split], labels_of(dataset[split])
@@ -84,7 +89,10 @@ def measure(
     tuned = {} if figures.thresholds_split == split else figures.thresholds
     decisions = {name: decided(task, logits[name], labels, tuned.get(name)) for name in models}
     timed = {name: model for name, model in models.items() if model.device.type != "meta"}
-    times = report.latencies(timed, _timed_inputs(rows, tokenizer))
+    times: dict[str, report.Latency] = {}
+    alike = {name: model for name, model in timed.items() if name not in views}
+    for group in (alike, *({name: timed[name]} for name in views if name in timed)):  # who reads the same takes turns
+        times |= report.latencies(group, _timed_inputs(*seen_by(next(iter(group)), rows), group))
     for name, model in models.items():
         found = {} if labels is None else quality(task, logits[name], labels, tuned.get(name))
         if labels is not None:
@@ -104,13 +112,15 @@ def predict(
 
     Args:
         model: a classifier or regressor.
-        rows: with `input_ids`; labels are not looked at.
+        rows: with `input_ids`; labels and columns that the model does not know are not looked at.
         tokenizer: pads the rows.
         batch_size: rows in one forward pass.
         description: of the progress bar, which only a terminal sees.
     """
     order = np.argsort([len(ids) for ids in rows["input_ids"]], kind="stable")  # little padding
-    sorted_rows = rows.select(order).remove_columns([name for name in rows.column_names if name == "labels"])
+    names = anatomy.forward_names(model)
+    unread = [name for name in rows.column_names if name == "labels" or name not in names]
+    sorted_rows = rows.select(order).remove_columns(unread)
     loader = DataLoader(sorted_rows, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
     console = Console(stderr=True)
     found, training = [], model.training
@@ -200,10 +210,11 @@ def _further(more: Sequence[Any], task: Task, decisions: np.ndarray, labels: np.
     return found
 
 
-def _timed_inputs(rows: Dataset, tokenizer: Any) -> dict[str, torch.Tensor]:
-    """A few examples of middle length, as one padded batch."""
+def _timed_inputs(rows: Dataset, tokenizer: Any, models: Mapping[str, PreTrainedModel]) -> dict[str, torch.Tensor]:
+    """A few examples of middle length, as one padded batch of what any of the models reads."""
     lengths = [len(ids) for ids in rows["input_ids"]]
     first = max(0, (len(rows) - TIMED_EXAMPLES) // 2)
     chosen = np.argsort(lengths, kind="stable")[first : first + TIMED_EXAMPLES]
-    batch = rows.select(chosen).remove_columns([name for name in rows.column_names if name == "labels"])
+    read = set().union(*map(anatomy.forward_names, models.values())) - {"labels"}
+    batch = rows.select(chosen).select_columns([name for name in rows.column_names if name in read])
     return dict(DataCollatorWithPadding(tokenizer)(list(batch)))

@@ -211,9 +211,10 @@ def test_other_metrics_get_decisions(task, expected):
 
 
 def test_examples_of_middle_length_are_timed():
-    rows = ragged(40)
-    inputs = evaluation._timed_inputs(rows, words())
+    rows, models = ragged(40), {"student": classifier()}
+    rows = rows.add_column("teacher_input_ids", [[1] * (1 + i % 3) for i in range(40)])  # no forward reads it
+    inputs = evaluation._timed_inputs(rows, words(), models)
     lengths = sorted(len(ids) for ids in rows["input_ids"])
     assert sorted(inputs["attention_mask"].sum(1).tolist()) == lengths[16:24]
-    assert "labels" not in inputs
-    assert len(evaluation._timed_inputs(ragged(3), words())["input_ids"]) == 3
+    assert set(inputs) == set(rows.column_names) - {"labels", "teacher_input_ids"}
+    assert len(evaluation._timed_inputs(ragged(3), words(), models)["input_ids"]) == 3

@@ -84,6 +84,12 @@ class TeacherSpec(_Part):
         None,
         description="`by_name` reorders the teacher's logits where the two order the same labels differently",
     )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        description="the column that it reads, by its own tokenizer, where that is another than the student's: the "
+        "same text in another language, for example (`OtherView`)",
+    )
     also: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="further models, for a kind that puts several together: folders or Hub ids"
     )

@@ -21,7 +21,7 @@ ELSEWHERE = {  # teachers that a recipe does not name as a kind, and what to do 
     "CallableTeacher": "a function is code: use Python",
     "ModelTeacher": "a model teaches as it is: leave teacher.kind out",
     "Nobody": "baseline: true trains the student alone",
-    "OtherView": "a recipe's rows have one view: use Python",
+    "OtherView": "say which column it reads, teacher.text",
     "PeerTeacher": "use scheme: {name: mutual} or {name: online}",
     "SwappedViews": "use scheme: {name: augmented_self}",
     "Teacher": "it is what all of them are",

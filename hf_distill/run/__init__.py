@@ -202,7 +202,9 @@ def _write(
     folder = Path(ready.args.output_dir)
     order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
     known = _known_answers(ready, ready.asked)
-    figures = evaluation.measure(models, ready.dataset, ready.task, ready.tokenizer, order, ready.metrics, known)
+    views = {} if ready.view is None else {TEACHER: ready.seen_by_teacher}
+    data = (ready.dataset, ready.task, ready.tokenizer)
+    figures = evaluation.measure(models, *data, order, ready.metrics, known, views)
     if figures.thresholds:
         models[DISTILLED].config.thresholds = figures.thresholds[DISTILLED].tolist()
         models[DISTILLED].config.save_pretrained(folder)
@@ -254,7 +256,7 @@ def _teachers_worth(ready: Ready, teacher: teachers.Teacher) -> str:
     if known:
         logits, order = known[TEACHER](rows), None
     else:
-        logits = evaluation.predict(ready.teacher, rows, ready.tokenizer, description="measuring the teacher")
+        logits = evaluation.predict(ready.teacher, *ready.seen_by_teacher(rows), description="measuring the teacher")
         order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
     if not np.isfinite(logits).all():
         raise FloatingPointError(

@@ -1,14 +1,14 @@
 """All that a recipe names, loaded and checked, nothing trained."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict, disable_progress_bars
+from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progress_bars
 from rich.console import Console
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
@@ -42,6 +42,8 @@ class Ready:
     tokenizer: Any
     dataset: DatasetDict
     task: Task
+    view: Any = None
+    """The tokenizer of the teacher's own texts, where it reads others than the student."""
     asked: teachers.Teacher | None = None
     """The recipe's teacher itself, inside of the kind that it names; there once `trainer` was called."""
     heard: bool = True
@@ -52,7 +54,15 @@ class Ready:
         losses = self.losses
         if self.recipe.scheme is not None and losses is None:
             losses = [SoftTargets()]  # the scheme's stages have their own, and may do without labels
-        return make_trainer(self.student, self.taught_by(), losses, self.args, self.dataset, self.tokenizer)
+        kwargs = self._collator()
+        return make_trainer(self.student, self.taught_by(), losses, self.args, self.dataset, self.tokenizer, **kwargs)
+
+    def _collator(self) -> dict[str, Any]:
+        return {} if self.view is None else {"data_collator": teachers.PairedCollator(self.tokenizer, self.view)}
+
+    def seen_by_teacher(self, rows: Dataset) -> tuple[Dataset, Any]:
+        """Rows as the teacher reads them, and the tokenizer that pads them."""
+        return (rows, self.tokenizer) if self.view is None else (teachers.view_of(rows), self.view)
 
     def plan(self, teacher: teachers.Teacher, console: Console, resume: bool) -> schemes.Plan:
         """What the recipe's scheme works with.
@@ -73,6 +83,7 @@ class Ready:
             console=console,
             watch=watched,
             **_trainer_kwargs(self.student, self.dataset, self.tokenizer),
+            **self._collator(),
         )
 
     def taught_by(self) -> teachers.Teacher:
@@ -87,9 +98,12 @@ class Ready:
                 spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
             )
         self.asked, found = teacher, recipes.build_teacher_kind(self.recipe)
-        if found is None:
-            return teacher
-        kind, of = found
+        if found is not None:
+            teacher = self._of_kind(teacher, *found)
+        return teacher if self.view is None else teachers.OtherView(teacher, tokenizer=self.view)
+
+    def _of_kind(self, teacher: teachers.Teacher, kind: Callable[..., Any], of: str) -> teachers.Teacher:
+        spec, label_map = self.recipe.teacher, self.args.label_map
         also = [_load_teacher(self.recipe, index) for index in range(len(spec.also or []))]
         further = [teachers.ModelTeacher(model, label_map) for model in also]
         of_what = {"teacher": [teacher], "teachers": [[teacher, *further]], "student": [self.student], "": []}
@@ -114,17 +128,7 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
     rows = data.load(recipe.dataset, recipe.folder)
-    if recipe.scheme is not None and recipe.scheme.name in LOOKS_INSIDE and recipe.teacher.cache is not None:
-        raise ValueError(
-            f"scheme {recipe.scheme.name} needs the teacher itself, and teacher.cache holds its answers. "
-            "Leave teacher.cache out."
-        )
-    found = recipes.build_teacher_kind(recipe)
-    if recipe.teacher.also and (found is None or found[1] != "teachers"):
-        raise ValueError(
-            "teacher.also names further models, and teacher.kind does not say what they are for. "
-            "Add teacher.kind={name: EnsembleTeacher}."
-        )
+    _check_teacher(recipe)
     if "validation" not in rows and "eval_strategy" not in recipe.train:
         args.eval_strategy = "no"
         if args.load_best_model_at_end:
@@ -139,6 +143,7 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
         teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
     with _named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
+    own_text = recipe.teacher.text is not None
     dataset = data.encode(
         rows,
         tokenizer,
@@ -148,9 +153,66 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
         labels=recipe.dataset.labels,
         label_names=names,
         id2label=anatomy.named_labels(student) or anatomy.named_labels(teacher),
-        max_length=recipe.dataset.max_length or _longest(tokenizer, student, teacher),
+        max_length=recipe.dataset.max_length or _longest(tokenizer, student, *([] if own_text else [teacher])),
     )
-    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task)
+    view = None
+    if own_text:
+        dataset, view = _with_view(recipe, rows, dataset, teacher, task)
+    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task, view)
+
+
+def _check_teacher(recipe: recipes.Recipe) -> None:
+    """Refuses what the recipe wants of its teacher, and cannot be had together."""
+    spec, scheme = recipe.teacher, recipe.scheme
+    inside = scheme is not None and scheme.name in LOOKS_INSIDE
+    if scheme is not None and inside and spec.cache is not None:
+        raise ValueError(
+            f"scheme {scheme.name} needs the teacher itself, and teacher.cache holds its answers. "
+            "Leave teacher.cache out."
+        )
+    found = recipes.build_teacher_kind(recipe)
+    if spec.also and (found is None or found[1] != "teachers"):
+        raise ValueError(
+            "teacher.also names further models, and teacher.kind does not say what they are for. "
+            "Add teacher.kind={name: EnsembleTeacher}."
+        )
+    if spec.text is None:
+        if scheme is not None and scheme.name == "cross_modal":
+            raise ValueError("scheme cross_modal: the teacher reads another column. Name it as teacher.text.")
+        return
+    if scheme is not None and inside:
+        raise ValueError(
+            f"scheme {scheme.name} shows the teacher what the student reads, and teacher.text names another column. "
+            "Leave teacher.text out."
+        )
+    if spec.cache is not None:
+        raise ValueError("teacher.text: a recipe caches no answers to other texts. Leave teacher.cache out.")
+    if spec.kind is not None and found is not None and found[1] not in ("teacher", "teachers"):
+        raise ValueError(f"teacher.text: {spec.kind.name} reads what the student reads. Leave teacher.text out.")
+
+
+def _with_view(
+    recipe: recipes.Recipe, rows: DatasetDict, dataset: DatasetDict, teacher: PreTrainedModel, task: Task
+) -> tuple[DatasetDict, Any]:
+    """The encoded rows with what the teacher reads of them, and its tokenizer."""
+    text, source = str(recipe.teacher.text), recipe.model_path("teacher")
+    for split, part in rows.items():
+        if text not in part.column_names:
+            raise ValueError(f"teacher.text: {split} has no column '{text}', only {', '.join(part.column_names)}.")
+        if part.features[text].dtype != "string" or None in part[text][:]:
+            raise ValueError(f"teacher.text: the column '{text}' of {split} is not all texts.")
+    with _named("tokenizer of", source):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    limit = recipe.dataset.max_length or _longest(tokenizer, teacher)
+
+    def both(split: str) -> Dataset:
+        theirs = teachers.add_view(
+            rows[split].select_columns([text]),
+            lambda some: tokenizer(some[text], truncation=limit is not None, max_length=limit),
+        )
+        return concatenate_datasets([dataset[split], theirs.remove_columns(text)], axis=1)
+
+    return DatasetDict({split: both(split) for split in dataset}), tokenizer
 
 
 def make_trainer(
@@ -160,9 +222,11 @@ def make_trainer(
     args: DistillationConfig,
     dataset: Mapping[str, Dataset],
     tokenizer: Any,
+    **more: Any,
 ) -> DistillationTrainer:
     """A trainer that says its progress in lines."""
-    trainer = DistillationTrainer(student, teacher, losses, args, **_trainer_kwargs(student, dataset, tokenizer))
+    kwargs = {**_trainer_kwargs(student, dataset, tokenizer), **more}
+    trainer = DistillationTrainer(student, teacher, losses, args, **kwargs)
     watched(trainer)
     return trainer
 

@@ -19,10 +19,11 @@ def cross_modal(plan: Plan, prefix: str = PREFIX) -> PreTrainedModel:
     the teacher's answers (soft targets), and any loss on logits or on whole examples (`RKDDistance`) may be named.
 
     Args:
-        plan: its teacher reads the columns that begin with the prefix, its student the others; its data_collator is a
-            `PairedCollator`. Labels in train_dataset are taken out before anything reads it, those of eval_dataset
-            stay, to measure by. Where it names no losses, `SoftTargets(temperature=2.0)`.
-        prefix: of the teacher's columns.
+        plan: its teacher, which may be an `OtherView` already, reads the columns that begin with the prefix, its
+            student the others; its data_collator is a `PairedCollator`. Labels in train_dataset are taken out before
+            anything reads it, those of eval_dataset stay, to measure by. Where it names no losses,
+            `SoftTargets(temperature=2.0)`.
+        prefix: of the teacher's columns; an `OtherView` has its own.
 
     Returns:
         The student.
@@ -35,7 +36,8 @@ def cross_modal(plan: Plan, prefix: str = PREFIX) -> PreTrainedModel:
             "cross_modal: each side of a pair is padded in its own way. Pass "
             "data_collator=teachers.PairedCollator(tokenizer, teacher_tokenizer) to the Plan."
         )
-    teacher = OtherView(plan.need_teacher(), prefix)
+    given = plan.need_teacher()
+    teacher = given if isinstance(given, OtherView) else OtherView(given, prefix)
     losses = losses_without_labels(plan.losses, "cross_modal")
     rows = without_labels(plan.train_dataset)
     return plan.stage("student", plan.fresh(), teacher, losses, train_dataset=rows)

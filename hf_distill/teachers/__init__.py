@@ -9,7 +9,7 @@ from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.model import ModelTeacher, load
 from hf_distill.teachers.nobody import Nobody
 from hf_distill.teachers.noisy import NoisyTeacher
-from hf_distill.teachers.other_view import OtherView, PairedCollator, add_view
+from hf_distill.teachers.other_view import PREFIX, OtherView, PairedCollator, add_view, view_of
 from hf_distill.teachers.past_self import PastSelf
 from hf_distill.teachers.peer import PeerTeacher
 from hf_distill.teachers.permuted import PermutedTeacher
@@ -20,6 +20,7 @@ from hf_distill.teachers.swapped_views import SwappedViews
 from hf_distill.teachers.wrapper import Wrapper
 
 __all__ = [
+    "PREFIX",
     "AdapterOffTeacher",
     "CachedTeacher",
     "CallableTeacher",
@@ -41,4 +42,5 @@ __all__ = [
     "add_view",
     "load",
     "quantize",
+    "view_of",
 ]

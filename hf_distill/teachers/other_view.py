@@ -88,7 +88,8 @@ class OtherView(Wrapper):
         """See `Teacher.check_evaluation`."""
         parts = dataset if isinstance(dataset, Mapping) else {"": dataset}
         if isinstance(collate, PairedCollator) and all(isinstance(each, datasets.Dataset) for each in parts.values()):
-            self.teacher.check_evaluation({name: self._viewed(each) for name, each in parts.items()}, collate.teacher)
+            viewed = {name: view_of(each, self.prefix) for name, each in parts.items()}
+            self.teacher.check_evaluation(viewed, collate.teacher)
 
     def fill(self, parts: Any, collate: "PairedCollator", report: Callable[[int, int], None] | None = None) -> None:
         """Fills the cache inside; see `CachedTeacher.fill`.
@@ -106,7 +107,7 @@ class OtherView(Wrapper):
             raise ValueError("OtherView.fill fills a cache. Make it OtherView(CachedTeacher(folder, model)).")
         several = [parts] if isinstance(parts, datasets.Dataset) else parts
         several = several.values() if isinstance(several, Mapping) else several
-        cached.fill([self._viewed(each) for each in several], collate.teacher, report)
+        cached.fill([view_of(each, self.prefix) for each in several], collate.teacher, report)
 
     def observe(self, batch: Batch) -> Signals:
         """See `Teacher.observe`.
@@ -134,11 +135,6 @@ class OtherView(Wrapper):
             )
         labels = {name: value for name, value in batch.inputs.items() if name in LABELS}
         return replace(batch, inputs={**labels, **own})
-
-    def _viewed(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """Rows of the teacher's columns alone, by the names that it knows."""
-        own = {name: name.removeprefix(self.prefix) for name in rows.column_names if name.startswith(self.prefix)}
-        return rows.select_columns(list(own)).rename_columns(own)
 
 
 class PairedCollator:
@@ -182,6 +178,12 @@ def add_view(rows: Any, encode: Callable[[dict[str, Any]], Mapping[str, Any]], p
     return rows.map(
         lambda some: {prefix + name: value for name, value in encode(some).items()}, batched=True, desc="other view"
     )
+
+
+def view_of(rows: datasets.Dataset, prefix: str = PREFIX) -> datasets.Dataset:
+    """The teacher's columns of rows alone, by the names that it knows."""
+    own = {name: name.removeprefix(prefix) for name in rows.column_names if name.startswith(prefix)}
+    return rows.select_columns(list(own)).rename_columns(own)
 
 
 def _collator(given: Any) -> Callable[[list[Any]], Mapping[str, Any]]:
