@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_distill.batch import Batch
 from hf_distill.heads import HeadLogits
+from hf_distill.signals import LOGITS, TRUST, Signals
 from hf_distill.tasks import Task, agreement
 from hf_distill.top_k import TopK
 
@@ -25,12 +27,13 @@ class TrainedTerms:
         """Forgets all; a training begins after this step."""
         self._sums, self._since, self._teacher_finite = {}, step, True
 
-    def add(
-        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | TopK | None
-    ) -> None:
-        """Adds those of one micro-batch: its share of the step's mean."""
-        for name, term in terms.items():
+    def add(self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher: Signals) -> None:
+        """Adds those of one micro-batch: its share of the step's mean. `trust` is the mean of how much the teacher's
+        answers count, where it says so.
+        """
+        for name, term in {**terms, **_trust(batch, teacher)}.items():
             self._sums[name] = self._sums[name] + term if name in self._sums else term
+        teacher_logits: Any = teacher.get(LOGITS)
         if isinstance(teacher_logits, HeadLogits):
             looked_at = [teacher_logits.hidden]
             if not batch.training and teacher_logits.weight is not None:  # the first step; weights do not change
@@ -84,10 +87,9 @@ class EvaluatedTerms:
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
 
-    def add(
-        self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher_logits: Tensor | TopK | None
-    ) -> None:
+    def add(self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None, teacher: Signals) -> None:
         """Adds those of one batch: each is a mean over its rows."""
+        teacher_logits: Any = teacher.get(LOGITS)
         if isinstance(teacher_logits, TopK):
             teacher_logits = teacher_logits.whole()
         sums = torch.stack([*terms.values(), torch.ones_like(next(iter(terms.values())))]).float() * batch.rows
@@ -119,3 +121,12 @@ class EvaluatedTerms:
         if len(sums) > len(names) + 1:
             means["agreement"] = float(sums[-2] / sums[-1].clamp(min=1))
         return means
+
+
+def _trust(batch: Batch, teacher: Signals) -> dict[str, Tensor]:
+    if TRUST not in teacher:
+        return {}
+    trust = teacher[TRUST].float()
+    if trust.dim() > batch.predictions.dim():  # one a label
+        trust = trust.mean(-1)
+    return {"trust": batch.mean(trust, over="predictions")}

@@ -128,7 +128,7 @@ class DistillationTrainer(Trainer):
             teacher = self.teacher.observe(batch)
         outputs = self._observe_student(model, batch, teacher)
         if self._noted is not None:
-            self._noted.add(batch, outputs["terms"], outputs["logits"], teacher.get(LOGITS))
+            self._noted.add(batch, outputs["terms"], outputs["logits"], teacher)
         loss = outputs["loss"] if self._counts is None else outputs["loss"] * self.current_gradient_accumulation_steps
         return (loss, {"logits": outputs["logits"]}) if return_outputs else loss
 

@@ -28,8 +28,9 @@ class SelectiveTeacher(Wrapper):
     is divided by stays the number of all, so that accumulated steps add up, and a step in which much is left out is a
     small one.
 
-    In an evaluation the same counts as in training; where that has no labels, nothing is found wrong. A label that is
-    ignored (-100) is none, so that rows with and without labels may be mixed.
+    The log says how much its answers counted on average: `trust`. In an evaluation the same counts as in training;
+    where that has no labels, nothing is found wrong. A label that is ignored (-100) is none, so that rows with and
+    without labels may be mixed.
 
     Args:
         teacher: a model in eval mode, its id, or a `Teacher`; of single label, multi-label, tokens, spans or words.

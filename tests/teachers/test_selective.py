@@ -181,7 +181,12 @@ def test_a_step_is_that_of_a_naive_sum(tmp_path, task, size, accumulated, wrong)
     losses = [TaskLoss(weight=0.5), SoftTargets(temperature=1.0)]
     before = weights(student)
     selective = SelectiveTeacher(teacher, wrong=wrong)
-    distillation(tmp_path, student, selective, losses, data, data_collator=padded, **settings).train()
+    trainer = distillation(tmp_path, student, selective, losses, data, data_collator=padded, **settings)
+    trainer.train()
+    if task == "one label":
+        inputs = padded(list(data))
+        right = teacher(inputs["input_ids"], inputs["attention_mask"]).logits.argmax(-1) == inputs["labels"]
+        assert trainer.state.log_history[0]["trust"] == pytest.approx(torch.where(right, 1.0, wrong).mean().item())
     for name, parameter in expected.named_parameters():
         if parameter.grad is not None:
             moved = before[name] - student.get_parameter(name)
