@@ -171,7 +171,7 @@ def makes_labels(collator: Any) -> bool:
 
 
 def check_dataset(
-    dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool, name: str, view: str = ""
+    dataset: Any, models: Mapping[str, nn.Module | None], needs_labels: bool | str, name: str, view: str = ""
 ) -> None:
     """Refuses data that one of the models cannot read.
 
@@ -180,7 +180,7 @@ def check_dataset(
     Args:
         dataset: tokenised, with `input_ids`.
         models: {what messages call it: model} that read it; None where there is none.
-        needs_labels: whether a loss asks for a column of labels.
+        needs_labels: whether a loss asks for a column of labels; or who does.
         name: what messages call the data.
         view: prefix of the teacher's columns, where they are not the student's.
 
@@ -195,6 +195,11 @@ def check_dataset(
     if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] == "custom":
         return
     columns = dataset.column_names
+    if isinstance(needs_labels, str) and needs_labels and not set(LABELS) & set(columns):
+        raise ValueError(
+            f"{name} has no labels, only {', '.join(columns)}, and {needs_labels} asks for them. Add a labels column, "
+            "or leave that out."
+        )
     if needs_labels and not set(LABELS) & set(columns):
         raise ValueError(
             f"{name} has no labels, only {', '.join(columns)}, and TaskLoss asks for them. Add a labels column, or "

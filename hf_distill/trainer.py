@@ -297,10 +297,10 @@ class DistillationTrainer(Trainer):
     def _validate_args(self) -> None:
         super()._validate_args()
         models = {"student": self.model, "teacher": self.teacher.model}
-        in_column = self.objective.needs_labels and not checks.makes_labels(self.data_collator)
+        made, asked = checks.makes_labels(self.data_collator), self.objective.needs_labels
         self.data_collator = data.collator_for(self.data_collator, self.train_dataset, self.eval_dataset)
-        for name in ("train_dataset", "eval_dataset"):
-            checks.check_dataset(getattr(self, name), models, in_column, name, self.teacher.view)
+        for name, by in (("train_dataset", asked or self.teacher.needs_labels), ("eval_dataset", asked)):
+            checks.check_dataset(getattr(self, name), models, "" if made else by, name, self.teacher.view)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset

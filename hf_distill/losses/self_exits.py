@@ -138,6 +138,12 @@ class SelfExits(Loss):
             )
         if self.pooling not in ("first", "last", "mean"):
             raise ValueError(f'SelfExits: pooling={self.pooling!r} is not "first", "last" or "mean".')
+        if self.bottleneck is not None and self.bottleneck < 1:
+            raise ValueError(f"SelfExits: bottleneck={self.bottleneck} is no width; it must be at least 1.")
+        if student.layers < 2:
+            raise ValueError(
+                f"SelfExits: {student.name} has one block, and an exit is below the last. Take two or more."
+            )
         self.last = student.layers - 1
         given = list(range(self.last)) if self.layers is None else self.layers
         self.depths = [layer + student.layers if layer < 0 else layer for layer in given]

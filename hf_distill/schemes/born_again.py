@@ -56,8 +56,8 @@ def born_again(
 
 
 def _check(generations: int, weighting: str, ensemble: bool) -> None:
-    if generations < 1:
-        raise ValueError(f"born_again: generations is {generations}; it must be at least 1.")
+    if not isinstance(generations, int) or generations < 1:
+        raise ValueError(f"born_again: generations is {generations}; it must be a whole number, at least 1.")
     if ensemble and generations < 2:
         raise ValueError("born_again: one generation is no ensemble. Pass generations=2 or more, or ensemble=False.")
     if weighting not in get_args(Weighting):

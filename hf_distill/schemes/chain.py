@@ -50,13 +50,18 @@ def model_of(plan: Plan, who: str) -> PreTrainedModel:
         who: whom messages name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it has adapters, beside which its own weights have other names.
     """
     teacher = plan.need_teacher()
     if teacher.model is None:
         raise ValueError(
             f"{who} makes models of the teacher's blocks, and a {type(teacher).__name__} holds no model. "
             "Pass the model itself as the plan's teacher."
+        )
+    if hasattr(teacher.model, "get_base_model"):
+        name = type(teacher.model).__name__
+        raise ValueError(
+            f"{who}: the teacher is a {name}, whose blocks are not copied. Pass model.merge_and_unload()."
         )
     return anatomy.unwrap(teacher.model)
 

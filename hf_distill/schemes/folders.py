@@ -3,15 +3,35 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 MARK = "stage.json"  # of a stage it holds its facts too
 OF_EXITS = ("exits.json", "exits.safetensors")
 OF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "adapter_config.json")
 
 
-def mark(folder: Path, name: str) -> None:
-    """Says that a folder which is no stage was made by a scheme."""
-    (folder / MARK).write_text(json.dumps({"name": name, "finished": True}) + "\n", encoding="utf-8")
+def mark(folder: Path, name: str, of: dict[str, Any]) -> None:
+    """Says that a folder which is no stage was made by a scheme, and of what."""
+    (folder / MARK).write_text(json.dumps({"name": name, "finished": True, "of": of}) + "\n", encoding="utf-8")
+
+
+def check_made(folder: Path, of: dict[str, Any]) -> None:
+    """Refuses what a former run made of something else.
+
+    Raises:
+        ValueError: it is there, and was made of another call, other rows or another teacher.
+    """
+    try:
+        former = json.loads((folder / MARK).read_text(encoding="utf-8")).get("of", {})
+    except FileNotFoundError:
+        return
+    differ = [name for name in of if name in former and former[name] != of[name]]
+    if differ:
+        before, now = ({name: each[name] for name in differ} for each in (former, of))
+        raise ValueError(
+            f"{folder} was made of {before}, and now it is {now}. Resume with what it was made of, or start anew "
+            "without resume in another output_dir."
+        )
 
 
 def check_own(folder: Path) -> None:

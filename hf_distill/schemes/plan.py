@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from datasets import Dataset, load_from_disk
 from rich.console import Console
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from hf_distill import attachment, checkpoints
 from hf_distill.card import CardFacts, render
@@ -23,9 +23,10 @@ from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
 from hf_distill.schemes import folders, judging
-from hf_distill.schemes.wording import NOT_YET_KNOWN, in_words, stage_of
+from hf_distill.schemes.given import student_of, teacher_of
+from hf_distill.schemes.wording import NOT_YET_KNOWN, in_words, making_of, stage_of
 from hf_distill.teachers import Nobody, Teacher
-from hf_distill.teachers.given import as_teacher
+from hf_distill.teachers.given import as_teacher, everybody
 from hf_distill.trainer import DistillationTrainer
 
 
@@ -41,7 +42,7 @@ class Plan:
     without training, so that what the last one refuses is refused before the first one's step 1.
 
     Args:
-        student: what every fresh student is a copy of; or a function that makes one.
+        student: what every fresh student is a copy of, a model or its id; or a function that makes one.
         teacher: a model, its id, a `Teacher`, or None for schemes that need none.
         losses: of the stages that name none; None for the default of the task.
         args: of every stage. The epochs (or `max_steps`) are those of one stage unless a scheme says that it shares
@@ -60,12 +61,12 @@ class Plan:
         card_facts: what a card can say of the last stage.
 
     Raises:
-        ValueError: what belongs to one training alone (`optimizers`, `model_init`).
+        ValueError: what belongs to one training alone (`optimizers`, `model_init`, `AdapterOffTeacher`).
     """
 
     def __init__(
         self,
-        student: PreTrainedModel | Callable[[], PreTrainedModel],
+        student: PreTrainedModel | str | Callable[[], PreTrainedModel],
         teacher: PreTrainedModel | nn.Module | Teacher | str | None = None,
         losses: Sequence[Loss] | None = None,
         args: TrainingArguments | None = None,
@@ -81,7 +82,9 @@ class Plan:
                 cure = "Pass student= as a function that makes one, or optimizer_cls_and_kwargs=."
                 raise ValueError(f"{name} is for one training, and a scheme has several. {cure}")
         self.args: DistillationConfig = take_over(args)
-        self.teacher = None if teacher is None else as_teacher(teacher, self.args.label_map)
+        self.teacher = teacher_of(teacher, self.args.label_map)
+        if isinstance(student, str):
+            student, trainer_kwargs = student_of(student, self.teacher, trainer_kwargs)
         self.losses = losses
         self.trainer_class, self.trainer_kwargs = trainer_class, trainer_kwargs
         self.console = Console(quiet=True) if self.args.process_index else console or Console()
@@ -91,6 +94,7 @@ class Plan:
         self.stages: list[StageFacts] = []
         self._student = student
         self._rehearsing = False
+        self._made = 0  # students, by the function
         self._heard: set[int] = set()
         self._running: str | None = None
         self._names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -101,8 +105,12 @@ class Plan:
     # What a scheme asks
 
     def fresh(self) -> PreTrainedModel:
-        """A new student, as each of them starts."""
-        return self._student() if self.makes_students else copy.deepcopy(self._student)  # type: ignore
+        """A new student, as each of them starts; what a function draws for it is the same in a resumed run."""
+        if isinstance(self._student, nn.Module):
+            return copy.deepcopy(self._student)
+        self._made += 1
+        set_seed(self.args.seed + self._made)
+        return self._student()
 
     @property
     def makes_students(self) -> bool:
@@ -171,6 +179,8 @@ class Plan:
         with self._folder_of(name) as folder:
             inputs = {} if "train_dataset" in trainer_kwargs else {"train_dataset": self.train_dataset}
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
+            if hasattr(student, "get_base_model"):
+                kwargs["peft_config"] = None  # a stage before has given it adapters
             trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
             facts = stage_of(name, trainer, in_words(teacher, self._names), self.scheme)
@@ -182,7 +192,7 @@ class Plan:
         attachment.release(student)
         self.stages.append(facts)
         self._names[student] = name
-        self._heard |= set(map(id, _inside(given)))
+        self._heard |= set(map(id, everybody(given)))
         return student.eval()
 
     def judge(self, name: str, teacher: Teacher, student: PreTrainedModel) -> None:
@@ -204,8 +214,13 @@ class Plan:
         Args:
             name: of its folder.
             make: called without arguments, in the rehearsal too, where `rehearsing` says so and a few rows do.
+
+        Raises:
+            ValueError: a former run made it by another call of the scheme, of other rows or of another teacher.
         """
-        folder = self.folder / name
+        folder, of = self.folder / name, making_of(self)
+        if self.resume:
+            folders.check_made(folder, of)
         if self._rehearsing:
             folders.check_own(folder)
             return make()
@@ -216,7 +231,7 @@ class Plan:
                     shutil.rmtree(beside, ignore_errors=True)
                     folders.remove(folder)
                     make().save_to_disk(beside)
-                    folders.mark(beside, name)
+                    folders.mark(beside, name, of)
                     beside.rename(folder)
         return load_from_disk(str(folder))
 
@@ -232,7 +247,7 @@ class Plan:
             folders.check_own(self.folder / name)
         elif self.args.process_index == 0:
             self._save(model, self.folder / name)
-            folders.mark(self.folder / name, name)
+            folders.mark(self.folder / name, name, {})
 
     # How a scheme runs
 
@@ -257,11 +272,12 @@ class Plan:
         try:
             yield
         finally:
-            self._rehearsing, self.stages, self._names, self._heard = False, [], WeakKeyDictionary(), set()
+            self._rehearsing, self.stages, self._names = False, [], WeakKeyDictionary()
+            self._heard, self._made = set(), 0
 
     def begin(self) -> None:
         """Before the first stage: what a former run left is removed, unless that one goes on."""
-        self._anew, self._heard = False, set()
+        self._anew, self._heard, self._made = False, set(), 0
         if not self.resume and self.args.process_index == 0:
             folders.forget(self.folder)
 
@@ -377,10 +393,3 @@ class Plan:
     def _say(self, text: str) -> None:
         if not self._rehearsing:
             self.console.rule(text)
-
-
-def _inside(teacher: Teacher) -> Iterator[Teacher]:
-    """A teacher and all that are inside of it."""
-    yield teacher
-    for member in teacher.members:
-        yield from _inside(member)

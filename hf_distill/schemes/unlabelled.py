@@ -43,8 +43,8 @@ def unlabelled(
         ValueError: no teacher; a loss that needs labels where none are read; a threshold that is no probability.
     """
     teacher, rows, losses = plan.need_teacher(), plan.train_dataset, plan.losses
-    passes = [0.0] if confidence is None else list(confidence)
-    if not passes or not all(0 <= each < 1 for each in passes):
+    passes = [0.0] if confidence is None else confidence
+    if not isinstance(passes, list) or not passes or not all(0 <= each < 1 for each in passes):
         raise ValueError(f"unlabelled(confidence={confidence}): name a probability below 1 for each pass, [0.9, 0.0].")
     if labels not in ("never", "where known"):
         raise ValueError(f'unlabelled(labels={labels!r}) is not known; use "never" or "where known".')

@@ -65,6 +65,16 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, schem
     return StageFacts(name, teacher, str(facts.student), losses, settings)
 
 
+def making_of(plan: Any) -> dict[str, Any]:
+    """What data that a `Plan` makes is made of: all that a resumed run must have in common with it."""
+    rows, teacher = plan.trainer_kwargs.get("train_dataset"), plan.teacher
+    return {
+        "scheme": plan.scheme,
+        "rows": len(rows) if hasattr(rows, "__len__") else None,
+        "teacher": None if teacher is None or teacher.model is None else digest(teacher.model),
+    }
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float) or (isinstance(value, list) and all(map(_is_plain, value)))
 

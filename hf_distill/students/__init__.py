@@ -173,6 +173,8 @@ def _check_teacher(teacher: nn.Module) -> PreTrainedModel:
     name = type(teacher).__name__
     if hasattr(teacher, "get_base_model"):
         raise ValueError(f"{name} is a PEFT wrapper. Pass teacher.merge_and_unload() instead.")
+    if any(each.endswith(".base_layer") for each, _ in teacher.named_modules()):
+        raise ValueError(f"{name} holds PEFT's adapters. Pass what merge_and_unload() of its PeftModel gives.")
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"{name} is no transformers model, so its blocks cannot be found.")
     if getattr(teacher, "is_quantized", False) or getattr(teacher.config, "quantization_config", None) is not None:

@@ -51,6 +51,9 @@ class Teacher(ABC):
     says_trust: bool = False
     """Whether it says with `TRUST` how much each of its answers counts."""
 
+    needs_labels: str = ""
+    """What of it compares its answers with the labels of training rows, as messages call it."""
+
     only_evaluated: frozenset[Signal] = frozenset()
     """Wanted signals that no loss looks at: the trainer says so before `prepare`, and `batch.training` when."""
 

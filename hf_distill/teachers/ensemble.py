@@ -135,6 +135,7 @@ class EnsembleTeacher(Teacher):
         self.model = next((each.model for each in self.members if each.model is not None), None)
         self.input_names = tuple(dict.fromkeys(name for each in self.members for name in each.input_names))
         self.says_trust = any(each.says_trust for each in self.members)
+        self.needs_labels = next((each.needs_labels for each in self.members if each.needs_labels), "")
         self._answers: list[Tensor | None] = []  # of the batch under way, until everybody has spoken
         self._trust: list[Tensor | None] = []
 

@@ -1,5 +1,6 @@
 """The teacher as a user gives it: a model, its id, or a `Teacher`."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from torch import nn
@@ -17,12 +18,14 @@ def as_teacher(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
         label_map: of that `ModelTeacher`, also of one that was given, or is inside of one, and says none itself.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a list.
     """
     if given is None:
         raise ValueError(
             "no teacher. Pass teacher=, a model in eval mode, a model id, or a hf_distill.teachers.Teacher."
         )
+    if isinstance(given, list | tuple):
+        raise ValueError(f"{len(given)} teachers in a list. Pass teachers.EnsembleTeacher([...]) of them.")
     if isinstance(given, ModelTeacher | CachedTeacher) and given.label_map is None:
         given.label_map = label_map
     if isinstance(given, Teacher):
@@ -43,3 +46,10 @@ def model_inside(teacher: Teacher, student: str) -> Any:
             f"the student {student!r} cannot be loaded by id: this teacher has no head to copy. Load it first."
         )
     return teacher.model
+
+
+def everybody(teacher: Teacher) -> Iterator[Teacher]:
+    """A teacher and all that are inside of it."""
+    yield teacher
+    for member in teacher.members:
+        yield from everybody(member)

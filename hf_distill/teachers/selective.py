@@ -68,6 +68,10 @@ class SelectiveTeacher(Wrapper):
         self.wrong, self.unsure = wrong, unsure
         self.min_confidence, self.max_entropy = min_confidence, max_entropy
 
+    @property
+    def needs_labels(self) -> str:  # type: ignore[override]
+        return f"SelectiveTeacher(wrong={self.wrong})" if self.wrong < 1 else super().needs_labels
+
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. The teacher inside is asked for its logits whatever the losses look at.
 

@@ -70,6 +70,10 @@ class Wrapper(Teacher):
             member.view = prefix
 
     @property
+    def needs_labels(self) -> str:  # type: ignore[override]
+        return next((each.needs_labels for each in self.members if each.needs_labels), "")
+
+    @property
     def says_trust(self) -> bool:  # type: ignore[override]
         return self.teacher.says_trust
 

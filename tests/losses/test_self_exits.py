@@ -167,4 +167,5 @@ def test_knobs_that_cannot_be_are_refused(knobs):
 def test_a_task_without_classes_of_its_own_is_refused():
     known = "single_label, multi_label, regression, tokens"
     refuses(SelfExits(), f"SelfExits: the task is causal_lm; exits are for {known}.", task=Task.CAUSAL_LM)
+    refuses(SelfExits(bottleneck=0), "SelfExits: bottleneck=0 is no width; it must be at least 1.")
     refuses(SelfExits(pooling="max"), 'SelfExits: pooling=\'max\' is not "first", "last" or "mean".')

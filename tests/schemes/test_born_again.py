@@ -38,7 +38,9 @@ def test_without_a_teacher_the_first_generation_learns_from_the_labels(tmp_path)
 
 @pytest.mark.parametrize("generations", [0, -1])
 def test_no_generation_is_refused(tmp_path, generations):
-    with pytest.raises(ValueError, match=f"born_again: generations is {generations}; it must be at least 1."):
+    with pytest.raises(
+        ValueError, match=f"born_again: generations is {generations}; it must be a whole number, at least 1."
+    ):
         schemes.born_again(plan(tmp_path), generations=generations)
 
 

@@ -89,3 +89,16 @@ def test_a_teacher_without_blocks_is_refused(tmp_path):
         schemes.chain(planned(tmp_path, deep(1), Remembered()))
     with pytest.raises(ValueError, match="chain needs a teacher"):
         schemes.chain(planned(tmp_path, deep(1)))
+
+
+@pytest.mark.parametrize("name", ["chain", "iterated"])
+def test_a_teacher_with_adapters_is_refused(tmp_path, name):
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    teacher = get_peft_model(deep(4, seed=1), lora).eval()
+    with pytest.raises(ValueError, match=r"the teacher is a PeftModelForSequenceClassification, .*merge_and_unload"):
+        getattr(schemes, name)(planned(tmp_path, deep(2), teacher))
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification holds PEFT's adapters"):
+        students.keep_layers(teacher.get_base_model(), [0, 3])
+    assert not list(tmp_path.iterdir())

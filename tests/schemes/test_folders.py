@@ -8,7 +8,7 @@ from hf_distill.schemes import folders
 def test_own_folders_go_and_others_stay(tmp_path):
     for name in ("student", "mine", "empty"):
         (tmp_path / name).mkdir()
-    folders.mark(tmp_path / "student", "student")
+    folders.mark(tmp_path / "student", "student", {})
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     (tmp_path / "exits.json").write_text("{}")
     (tmp_path / "config.json").write_text("{}")

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from runs import QUICK, classifier, distillation, exactly, rows, same, weights
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, TrainerCallback
 
 from hf_distill import DistillationConfig, losses, schemes
 from hf_distill.signals import LOGITS
@@ -153,6 +153,24 @@ def test_a_function_may_make_the_student(tmp_path):
     assert len(made) == 4  # two stages, rehearsed and trained
 
 
+def test_students_that_are_drawn_are_the_same_in_a_resumed_run_and_differ_among_themselves(tmp_path):
+    drawn, config = [], classifier().config
+
+    def make():
+        student = BertForSequenceClassification(config)
+        drawn.append(student.classifier.weight.detach().clone())
+        return student
+
+    torch.manual_seed(1)
+    whole = twice(plan(tmp_path / "whole", make, **SAVING))
+    assert not torch.equal(drawn[-1], drawn[-2])
+    stop = Stop(4)
+    with pytest.raises(KeyboardInterrupt):
+        twice(plan(tmp_path / "cut", make, watch=lambda trainer: trainer.add_callback(stop), **SAVING))
+    torch.manual_seed(2)
+    assert same(weights(twice(plan(tmp_path / "cut", make, resume=True, **SAVING))), weights(whole))
+
+
 def test_the_end_is_saved_with_a_card_that_tells_the_lineage(tmp_path):
     student = twice(plan(tmp_path, eval_dataset=rows(8)))
     assert same(weights(AutoModelForSequenceClassification.from_pretrained(tmp_path)), weights(student))
@@ -201,6 +219,40 @@ def test_data_that_takes_long_is_made_once(tmp_path):
     assert made == [True, False, True, True, False]
     (stage,) = json.loads((tmp_path / "stages.json").read_text())["stages"]
     assert stage["settings"]["rows"] == 8
+
+
+def test_data_of_another_call_or_of_other_rows_is_refused_before_anything_trains(tmp_path):
+    @schemes.scheme
+    def with_rows(plan, count=8):
+        made = plan.once("more_rows", lambda: Dataset.from_dict(rows(count).to_dict()))
+        return plan.stage("only", plan.fresh(), plan.teacher, train_dataset=made)
+
+    class Stopped(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_rows(plan(tmp_path, watch=lambda trainer: trainer.add_callback(Stopped())))
+    shutil.rmtree(tmp_path / "only")  # it was made, and the stage had not begun
+    for changed, knobs in (({}, {"count": 4}), ({"data": rows(4)}, {}), ({"teacher": classifier(seed=5).eval()}, {})):
+        with pytest.raises(ValueError, match=r"more_rows was made of \{'.*Resume with what it was made of"):
+            with_rows(plan(tmp_path, resume=True, **changed), **knobs)
+    with_rows(plan(tmp_path, resume=True))
+
+
+def test_a_student_that_two_stages_train_has_adapters_once(tmp_path):
+    from peft import LoraConfig, PeftModel
+
+    @schemes.scheme
+    def longer(plan):
+        student = plan.stage("first", plan.fresh(), plan.teacher)
+        return plan.stage("second", student, plan.teacher)
+
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    made = longer(plan(tmp_path, peft_config=lora))
+    again = PeftModel.from_pretrained(classifier(), tmp_path)
+    assert same(weights(again), weights(made))
+    assert same(weights(longer(plan(tmp_path, peft_config=lora, resume=True))), weights(made))
 
 
 def test_adapters_are_trained_and_found_again(tmp_path):

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from hf_distill import DistillationConfig, schemes
 from hf_distill.losses import SoftTargets, TaskLoss
-from hf_distill.teachers import CallableTeacher, SelectiveTeacher
+from hf_distill.teachers import CallableTeacher, NoisyTeacher, SelectiveTeacher
 
 
 def plan(folder, losses=None, data=None, teacher=None, **settings):
@@ -40,7 +40,7 @@ def test_passes_are_trainings_one_after_another_that_hear_more_and_more(tmp_path
     assert [stage.name for stage in made.stages] == ["pass_1_above_0.6", "pass_2_above_0"]
     assert [stage.steps for stage in made.stages] == [2, 2]
     student, data = classifier(), rows(labels=False)
-    sure = SelectiveTeacher(classifier(seed=1), wrong=1.0, min_confidence=0.6)
+    sure = SelectiveTeacher(classifier(seed=1).eval(), wrong=1.0, min_confidence=0.6)
     for number, teacher in enumerate((sure, classifier(seed=1))):
         distillation(tmp_path / str(number), student, teacher, [SoftTargets()], data, max_steps=2).train()
     assert same(weights(found), weights(student))
@@ -131,3 +131,20 @@ def test_rows_that_are_no_table_are_refused(tmp_path):
         ValueError, match=r"labels can be taken out of a datasets\.Dataset, and train_dataset is a Rows"
     ):
         schemes.unlabelled(plan(tmp_path, data=Rows()))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_teacher_that_compares_itself_with_labels_is_refused_before_anything_is_trained(tmp_path, wrapped):
+    teacher = SelectiveTeacher(classifier(seed=1).eval())
+    teacher = NoisyTeacher(teacher, sigma=0.1) if wrapped else teacher
+    message = r"train_dataset has no labels, only .*, and SelectiveTeacher\(wrong=0\.0\) asks for them"
+    with pytest.raises(ValueError, match=message):
+        schemes.unlabelled(plan(tmp_path, teacher=teacher))
+    assert not list(tmp_path.iterdir())
+    sure = SelectiveTeacher(classifier(seed=1).eval(), wrong=1.0, min_confidence=0.4)
+    schemes.unlabelled(plan(tmp_path, teacher=sure))
+
+
+def test_thresholds_are_a_list(tmp_path):
+    with pytest.raises(ValueError, match=r"unlabelled\(confidence=0\.9\): name a probability below 1 for each pass"):
+        schemes.unlabelled(plan(tmp_path), confidence=0.9)
