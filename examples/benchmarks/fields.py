@@ -224,8 +224,13 @@ class Queries(Field):
         set_seed(self.seed)
         return students.keep_layers(self.encoder(), BLOCKS)
 
-    def student_of_teacher(self) -> Any:
-        """The same blocks of the teacher, whose table of embeddings rows of embeddings cannot train."""
+
+class CutOut(Queries):
+    """The same, for students that start as blocks of the teacher and not of the encoder that it started from."""
+
+    reference = "cut out of the teacher"
+
+    def student(self) -> Any:
         return students.keep_layers(self.teachers[0].model, BLOCKS)
 
 

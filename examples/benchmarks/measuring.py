@@ -138,12 +138,14 @@ def draw_bars(path: Path, panels: Mapping[str, Mapping[str, tuple[float, float]]
     for axes, (title, bars) in zip(grid, panels.items(), strict=False):
         values, errors = zip(*bars.values(), strict=True)
         axes.barh(list(bars), values, xerr=errors if any(errors) else None, color="C0", height=0.6, capsize=3)
-        for row, value in enumerate(values):
-            axes.annotate(f" {value:,.0f}" if value >= 100 else f" {value:.3g}", (0, row), va="center", color="white")
+        axes.margins(x=0.15)
+        for row, (value, error) in enumerate(zip(values, errors, strict=True)):
+            said = f"  {value:,.0f}" if value >= 100 else f"  {value:.3g}"
+            axes.annotate(said, (max(value + error, 0), row), va="center", fontsize=8)
         if line is not None and "over" in title:
             axes.axvline(line, color="0.35", linewidth=1)
         axes.invert_yaxis()
-        axes.set_xlabel(title)
+        axes.set_xlabel(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 

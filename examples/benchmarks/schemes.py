@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from fields import SHARED, Drawings, Field, Queries, Remembering, Sentences, logits_of
+from fields import SHARED, CutOut, Drawings, Field, Queries, Remembering, Sentences, logits_of
 from measuring import draw_bars, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -92,10 +92,10 @@ def more_rows(field: Queries, folder: Path) -> nn.Module:
 
 
 def no_text(source: str, share: float = 1.0, **knobs: Any) -> Callable[[Queries, Path], nn.Module]:
-    """Without a single query, for a student cut out of the teacher. A share of the rows is seen the more often."""
+    """Without a single query. A share of the rows is seen the more often."""
 
-    def carried_out(field: Queries, folder: Path) -> nn.Module:
-        plan = field.plan(folder, field.teachers[0], field.student_of_teacher, train_dataset=None)
+    def carried_out(field: CutOut, folder: Path) -> nn.Module:
+        plan = field.plan(folder, field.teachers[0], train_dataset=None)
         plan.args.num_train_epochs /= share
         return schemes.data_free(plan, source=source, rows=int(field.arguments.rows * share), length=16, **knobs)
 
@@ -109,11 +109,9 @@ def with_copies(field: Queries, folder: Path) -> nn.Module:
     return schemes.two_stage(plan, share=0.5, samples=1)
 
 
-def of_teacher(field: Queries, folder: Path) -> nn.Module:
-    """Soft targets of the queries, for the student of the runs without text."""
-    student = field.student_of_teacher()
-    field.trainer(student, field.teachers[0], [losses.SoftTargets()], folder).train()
-    return student
+def of_queries(field: CutOut, folder: Path) -> nn.Module:
+    """Soft targets of the queries."""
+    return alone(field, folder, field.teachers[0], [losses.SoftTargets()])
 
 
 def both_learn(field: Queries, folder: Path) -> nn.Module:
@@ -291,7 +289,6 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "two teachers": by_ensemble,
         "multi_teacher_triplet": by_many,
         "chain": scheme("chain", sizes=[4]),
-        "iterated": scheme("iterated", drop=2),
         "born_again": scheme("born_again", generations=3),
         "born_again, ensemble": scheme("born_again", generations=2, ensemble=True),
         "born_again, cwtm": scheme("born_again", generations=2, weighting="cwtm"),
@@ -310,7 +307,10 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "augmented_self": with_views,
         "be_your_own_teacher": with_exits(Queries.student, [0]),
         "be_your_own_teacher, six blocks": with_exits(Queries.encoder, [1, 3]),
-        "cut out of the teacher": of_teacher,
+    },
+    CutOut: {
+        "cut out of the teacher": of_queries,
+        "iterated": scheme("iterated", drop=2),
         "data_free: random_tokens": no_text("random_tokens"),
         "data_free: embeddings": no_text("embeddings", share=0.25, steps=30),
         "data_free: generator": no_text("generator"),
@@ -372,11 +372,11 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
             cells += [mean([each["surprise"] for each in runs.values() if "surprise" in each], 3), mean(times, 1)]
             lines.append([name, *cells])
             if gained:
-                bars[name] = (statistics.mean(gained), (max(gained) - min(gained)) / 2)
+                bars[name] = (round(statistics.mean(gained), 3), (max(gained) - min(gained)) / 2)
         if lines:
             header = ["run", "accuracy, %", f"over {field.reference}, points", "surprise, nats", "its time"]
             show(header, lines, f"{field.__name__.lower()}: mean ± half the range over the seeds")
-        if bars:
+        if len(bars) > 1:
             panels[f"accuracy over {field.reference}, points"] = bars
     inside = []
     for name in [each for each in NAMES if each in by_run]:
