@@ -27,10 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from hf_distill.recipe import arranged
 from hf_distill.recipe.losses import MEMBER, Refused, checked_arguments, loss_class_of, problems_of
+from hf_distill.recipe.paths import located
 from hf_distill.recipe.portable import dump as dump
 from hf_distill.recipe.pydantic_errors import explain
 from hf_distill.recipe.train import checked_train
-from hf_distill.recipe.yaml_lines import Key, Origin, Problem, RecipeError, name_of, override, read
+from hf_distill.recipe.yaml_lines import Key, Origin, Problem, RecipeError, override, read
 
 
 class _Part(BaseModel):
@@ -220,13 +221,7 @@ class Recipe(_Part):
             name = (self.teacher.also or [])[index]
         if name is None:
             raise self._origin.error([((role,), "student is made from the teacher and has no model of its own")])
-        for candidate in (self.folder / Path(name).expanduser(), Path(name).expanduser()):
-            if candidate.exists():
-                return str(candidate)
-        if _looks_local(name):
-            message = f"{name_of(key)}: nothing at '{name}' (looked in '{self.folder}', then in the current folder)"
-            raise self._origin.error([(key, message)])
-        return name
+        return located(name, key, self._origin)
 
 
 def load(
@@ -376,10 +371,15 @@ def build_losses(
 
 
 def build_scheme(recipe: Recipe) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-    """The scheme of a recipe, which takes a `Plan`, and its knobs; None where it names none."""
+    """The scheme of a recipe, which takes a `Plan`, and its knobs; None where it names none.
+
+    Raises:
+        RecipeError: a knob names a model or a folder by a path, and there is nothing there.
+    """
     if recipe.scheme is None:
         return None
-    return arranged.built(recipe.scheme.name, recipe.scheme.arguments, arranged.schemes, ("scheme",))
+    called, knobs = arranged.built(recipe.scheme.name, recipe.scheme.arguments, arranged.schemes, ("scheme",))
+    return called, arranged.with_paths(knobs, recipe._origin)
 
 
 def build_teacher_kind(recipe: Recipe) -> tuple[Callable[..., Any], str] | None:
@@ -393,7 +393,3 @@ def build_teacher_kind(recipe: Recipe) -> tuple[Callable[..., Any], str] | None:
     spec = recipe.teacher.kind
     called, knobs = arranged.built(spec.name, spec.arguments, arranged.teacher_kinds, ("teacher", "kind"))
     return functools.partial(called, **knobs), str(arranged.made_of(called))
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1

@@ -12,9 +12,11 @@ from typing import Any
 
 from hf_distill.recipe.did_you_mean import did_you_mean
 from hf_distill.recipe.losses import Refused, checked_arguments
-from hf_distill.recipe.yaml_lines import Key, Problem
+from hf_distill.recipe.paths import located
+from hf_distill.recipe.yaml_lines import Key, Origin, Problem
 
 MADE_OF = ("teacher", "teachers", "student")
+MODELS, FOLDERS = ("lm", "masked_lm"), ("published",)  # knobs of schemes that name a model or Hub id, or a folder
 ELSEWHERE = {  # teachers that a recipe does not name as a kind, and what to do instead
     "AdapterOffTeacher": "recipes train whole students: use Python",
     "CachedTeacher": "give a folder, teacher.cache",
@@ -65,6 +67,12 @@ def built(
     """The function or class, and its knobs as the types that it annotates."""
     called, converted, _ = _checked(name, knobs, known, key)
     return called, converted
+
+
+def with_paths(knobs: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """A scheme's knobs; models and folders that they name are looked for as the recipe's teacher is."""
+    named = {name for name in (*MODELS, *FOLDERS) if knobs.get(name) is not None}
+    return knobs | {name: located(knobs[name], ("scheme", name), origin, name in MODELS) for name in named}
 
 
 def _checked(

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hf_distill.recipe.portable import without_folders
 from hf_distill.report.digits import number
 from hf_distill.report.markdown import cell
 
@@ -46,9 +47,12 @@ class StageFacts:
 
 
 def call(name: str, knobs: Mapping[str, Any]) -> str:
-    """A scheme as it was called: ``"born_again(generations=3)"``. Objects that are no plain values are left out."""
+    """A scheme as it was called: ``"born_again(generations=3)"``. Objects that are no plain values are left out.
+
+    It is told on the card: absolute paths are reduced to their last names.
+    """
     plain = {key: value for key, value in knobs.items() if isinstance(value, str | int | float | list | tuple | dict)}
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in plain.items())})"
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in without_folders(plain).items())})"
 
 
 def write(facts: StageFacts, path: Path) -> None:

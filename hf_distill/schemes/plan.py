@@ -169,10 +169,12 @@ class Plan:
             configuration says `load_best_model_at_end`.
 
         Raises:
-            ValueError: what the trainer refuses; a finished stage of other settings.
+            ValueError: what the trainer refuses; a share that is not above 0; a finished stage of other settings.
         """
         if any(name == each.name for each in self.stages):
             raise ValueError(f"two stages are called {name!r}; give each a name of its own.")
+        if not share > 0:
+            raise ValueError(f"stage {name!r}: share is {share}, of the plan's epochs or steps; it must be above 0.")
         given = as_teacher(Nobody() if teacher is None else teacher, self.args.label_map)
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses

@@ -32,8 +32,9 @@ def specialists(plan: Plan, count: int = 3, probable: int = 1, share: float = 1.
     is kept in its config, and put right in its dustbin's logit by the `SpecialistTeacher`.
 
     Args:
-        plan: its teacher is the generalist, a classifier that is taught in the plan's `train_dataset` already.
-        count: of clusters; those of one class have nothing to tell apart, and get no specialist.
+        plan: its teacher is the generalist, a classifier that is taught in the plan's `train_dataset` already. Rows
+            whose label is ignored (-100) are for the student alone.
+        count: of clusters, 2 or more; those of one class have nothing to tell apart, and get no specialist.
         probable: so many of the generalist's most probable classes say which specialists are asked.
         share: of the plan's epochs or steps, for each specialist.
         seed: of K-means and of the rows that are drawn.
@@ -44,7 +45,7 @@ def specialists(plan: Plan, count: int = 3, probable: int = 1, share: float = 1.
 
     Raises:
         ValueError: the generalist is no classifier with one label an example, a knob does not fit it, there are no
-            labels, or all clusters are of one class.
+            labels, all clusters are of one class, or one is of no row or of all.
 
     Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 5.
     Differs from the paper: correlations, not covariances, whose columns are as long as a class varies, so that single
@@ -55,9 +56,10 @@ def specialists(plan: Plan, count: int = 3, probable: int = 1, share: float = 1.
     generalist = plan.need_teacher()
     model = _generalist(generalist.model, count, plan)
     clusters = plan.once("clusters", lambda: _clusters(plan, model, count, seed))["classes"]
+    labels = model.config.num_labels
+    parts = [_rows(plan, classes, labels, seed + number) for number, classes in enumerate(clusters, 1)]
     made = []
-    for number, classes in enumerate(clusters, 1):
-        rows, oversampling = _rows(plan, classes, model.config.num_labels, seed + number)
+    for number, (classes, (rows, oversampling)) in enumerate(zip(clusters, parts, strict=True), 1):
         special = _specialist(model, classes, oversampling)
         unmeasured: dict[str, Any] = {"eval_strategy": "no", "load_best_model_at_end": False}
         kwargs: dict[str, Any] = {"train_dataset": rows, "eval_dataset": None, "compute_metrics": None}
@@ -95,9 +97,9 @@ def _generalist(model: nn.Module | None, count: int, plan: Plan) -> PreTrainedMo
         raise ValueError(
             f"specialists: they are for one label an example, and the teacher's task is {find_task(model)}."
         )
-    if not 1 <= count < model.config.num_labels:
+    if not 2 <= count < model.config.num_labels:
         raise ValueError(
-            f"specialists: count is {count}; it must be at least 1, and below the {model.config.num_labels} classes."
+            f"specialists: count is {count}; it must be at least 2, and below the {model.config.num_labels} classes."
         )
     return model
 
@@ -136,19 +138,33 @@ def _rows(plan: Plan, classes: list[int], labels: int, seed: int) -> tuple[Datas
     column = next((name for name in ("labels", "label") if name in getattr(rows, "column_names", ())), None)
     if column is None:
         raise ValueError("specialists: train_dataset must be a datasets.Dataset with a column labels.")
+    given = np.asarray(rows[column])
+    known = np.flatnonzero(given >= 0)  # others have no label: they are neither of these classes nor of others
+    if not len(known):
+        raise ValueError(
+            f"specialists: all {len(rows)} rows of train_dataset have a negative label, which stands for none. "
+            "Specialists learn from labels: pass some rows that have one."
+        )
+    if plan.rehearsing:  # there may be no row of these classes: the labels are invented
+        invented = np.array([0, len(classes)])[: len(known)]
+        return _relabelled(rows, known[:2], column, invented), 1.0
     new = np.full(labels, len(classes))
     new[classes] = np.arange(len(classes))
-    mapped = new[np.asarray(rows[column])]
+    mapped = new[given[known]]
     special, others = np.flatnonzero(mapped < len(classes)), np.flatnonzero(mapped == len(classes))
-    if plan.rehearsing:
-        special, others = special[:1], others[:1]  # there may be none of these classes
-    elif not len(special) or not len(others):
-        raise ValueError(f"specialists: of the classes {classes} there are {len(special)} rows of {len(rows)}.")
+    if not len(special) or not len(others):
+        raise ValueError(
+            f"specialists: {len(special)} of {len(known)} rows with a label are of the classes {classes}, and a "
+            "specialist needs some that are and some that are not. Pass another count."
+        )
     draw = np.random.default_rng(seed)
     size = min(len(special), len(others))
     chosen = np.sort(np.concatenate([draw.choice(each, size, replace=False) for each in (special, others)]))
-    drawn = rows.select(chosen).remove_columns(column).add_column(column, mapped[chosen])
-    return drawn, len(others) / max(len(special), 1)
+    return _relabelled(rows, known[chosen], column, mapped[chosen]), len(others) / len(special)
+
+
+def _relabelled(rows: Dataset, chosen: np.ndarray, column: str, labels: np.ndarray) -> Dataset:
+    return rows.select(chosen).remove_columns(column).add_column(column, labels)
 
 
 def _specialist(model: PreTrainedModel, classes: list[int], oversampling: float) -> PreTrainedModel:

@@ -122,7 +122,7 @@ class SpecialistTeacher(Wrapper):
             float(self._said(number, oversampling, OVERSAMPLING, 1.0)) for number in range(len(self.specialists))
         ]
         for number in range(len(self.specialists)):
-            self._check(number)
+            self._check(number, None if self.shape is None else self.shape.classes)
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.
@@ -142,7 +142,8 @@ class SpecialistTeacher(Wrapper):
             )
         if self.top_k is not None and LOGITS in wanted:
             raise ValueError(f"SpecialistTeacher needs all logits of the generalist, and {self.top_k} are known.")
-        for specialist in self.specialists:
+        for number, specialist in enumerate(self.specialists):
+            self._check(number, anatomy.describe(student).classes)  # a generalist that is a function has as many
             specialist.prepare(student, frozenset({LOGITS}), device, tokenizer)
         self._classes = [torch.tensor(each, device=device) for each in self.subsets]
 
@@ -172,13 +173,18 @@ class SpecialistTeacher(Wrapper):
             return given[number]
         return getattr(anatomy.unwrap(self.specialists[number].model).config, name, default)
 
-    def _check(self, number: int) -> None:
-        subset, shape = self.subsets[number], self.specialists[number].shape
-        who, total = f"specialist {number + 1}", None if self.shape is None else self.shape.classes
+    def _check(self, number: int, total: int | None) -> None:
+        """Of so many classes of the generalist; None: not known."""
+        subset, shape, who = self.subsets[number], self.specialists[number].shape, f"specialist {number + 1}"
         if not subset:
             raise ValueError(f"{who}: its config names no {SUBSET}. Pass subsets=, a list of classes for each.")
         if len(set(subset)) < len(subset) or min(subset) < 0 or (total is not None and max(subset) >= total):
             raise ValueError(f"{who}: subset {list(subset)} must be different classes of the generalist's {total}.")
+        if total is not None and len(subset) == total:
+            raise ValueError(
+                f"{who}: its subset is all {total} classes of the generalist, and its dustbin would stand for none. "
+                "Leave out one class or more."
+            )
         if shape.classes != len(subset) + 1:
             raise ValueError(
                 f"{who} has {shape.classes} logits for a subset of {len(subset)} classes; it must have one for each, "

@@ -1,6 +1,8 @@
 """Schemes and kinds of teachers in a recipe."""
 
+import inspect
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -84,3 +86,36 @@ def test_further_models_are_looked_for_like_the_first(tmp_path: Path, monkeypatc
     assert recipe.model_path("teacher", 0) == "second"
     with pytest.raises(RecipeError, match=r"teacher.also\[1\]: nothing at './gone'"):
         recipe.model_path("teacher", 1)
+
+
+def test_models_and_folders_of_a_scheme_are_looked_for_beside_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("recipes/mlm", "recipes/facts"):
+        Path(folder).mkdir(parents=True)
+    Path("recipes/r.yaml").write_text(TEXT)
+
+    def knobs(scheme: str) -> dict[str, object]:
+        found = build_scheme(load("recipes/r.yaml", [f"scheme={scheme}"]))
+        assert found is not None
+        return found[1]
+
+    assert knobs("{name: two_stage, samples: 1, masked_lm: mlm}") == {"samples": 1, "masked_lm": "recipes/mlm"}
+    assert knobs("{name: two_stage, masked_lm: null}") == {"masked_lm": None}
+    assert knobs("{name: data_free, lm: me/hub, published: facts}") == {"lm": "me/hub", "published": "recipes/facts"}
+    looked = r"\(looked in 'recipes', then in the current folder\)$"
+    with pytest.raises(RecipeError, match=rf"^--set .*: scheme.masked_lm: nothing at './nowhere' {looked}"):
+        knobs("{name: two_stage, masked_lm: ./nowhere}")
+    with pytest.raises(RecipeError, match=rf"^--set .*: scheme.published: nothing at 'nowhere' {looked}"):
+        knobs("{name: data_free, published: nowhere}")
+
+
+def test_every_knob_of_a_scheme_that_may_be_a_path_is_known() -> None:
+    texts = {
+        name
+        for scheme in arranged.schemes().values()
+        for name, hint in get_type_hints(inspect.unwrap(scheme)).items()
+        if name != "return" and (hint is str or str in get_args(hint))
+    }
+    assert texts == {*arranged.MODELS, *arranged.FOLDERS, "prefix"}  # the last is of columns' names

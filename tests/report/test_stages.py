@@ -17,6 +17,8 @@ SECOND = StageFacts("second", None, "Bert", ["TaskLoss()"], {"seed": 0}, True, 3
 def test_a_scheme_as_it_was_called() -> None:
     knobs = {"sizes": [4, 2], "share": 0.5, "model": object(), "kind": "a"}
     assert stages.call("chain", knobs) == "chain(sizes=[4, 2], share=0.5, kind='a')"
+    knobs = {"masked_lm": "/home/somebody/mlm", "lm": "recipes/lm"}
+    assert stages.call("two_stage", knobs) == "two_stage(masked_lm='mlm', lm='recipes/lm')"
 
 
 def test_a_stage_goes_to_disk_and_back(tmp_path: Path) -> None:

@@ -200,6 +200,20 @@ def test_a_share_of_the_steps_and_other_fields(tmp_path):
         shared(plan(folder), {"lr": 1})
 
 
+@pytest.mark.parametrize("share", [0, -1, float("nan")])
+def test_a_share_of_nothing_is_refused_before_the_first_stage(tmp_path, share):
+    @schemes.scheme
+    def shared(plan):
+        first = plan.stage("first", plan.fresh(), plan.teacher, share=2.0)
+        return plan.stage("second", first, plan.teacher, share=share)
+
+    trained = []
+    message = f"stage 'second': share is {share}, of the plan's epochs or steps; it must be above 0."
+    with pytest.raises(ValueError, match=exactly(message)):
+        shared(plan(tmp_path, watch=trained.append))
+    assert not trained
+
+
 def test_data_that_takes_long_is_made_once(tmp_path):
     made = []
 

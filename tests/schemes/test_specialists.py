@@ -2,11 +2,12 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from models import VOCABULARY
 from runs import classifier, exactly, same, weights
 
@@ -70,6 +71,44 @@ def test_half_of_the_rows_are_special_and_how_much_too_often_is_known(tmp_path):
         assert label == {1: 0, 4: 1}.get(original[tuple(ids)], 2)
     many, oversampling = _rows(made, [0, 1, 2, 3], LABELS, seed=0)
     assert (len(many), many["labels"].count(4), oversampling) == (32, 16, 0.5)
+
+
+def test_rows_without_a_label_are_of_no_class(tmp_path):
+    """-100 counted from the end of 120 classes would be class 20."""
+    unlabelled = rows(12).map(lambda row: {"labels": -100})
+    made = planned(tmp_path, data=concatenate_datasets([unlabelled, rows(24), unlabelled]))
+    known = {tuple(ids): label for ids, label in zip(rows(24)["input_ids"], rows(24)["labels"], strict=True)}
+    for labels in LABELS, 120:
+        found, oversampling = _rows(made, [20, 4] if labels == 120 else [1, 4], labels, seed=0)
+        new = {4: 1} if labels == 120 else {1: 0, 4: 1}
+        assert found["labels"][:] == [new.get(known[tuple(ids)], 2) for ids in found["input_ids"]]
+        assert (len(found), oversampling) == (8 * len(new), (24 - 4 * len(new)) / (4 * len(new)))
+    with pytest.raises(ValueError, match=r"^specialists: all 12 rows of train_dataset have a negative label"):
+        schemes.specialists(planned(tmp_path, data=unlabelled))
+
+
+@pytest.mark.parametrize("there", [[2, 3, 4, 5], [0, 1]])
+def test_a_rehearsal_needs_no_row_of_any_class(tmp_path, there):
+    """Labels 2 to 5 of 6, and no row of another than classes 0 and 1."""
+    some = rows().filter(lambda row: row["labels"] in there)
+    schemes.specialists.rehearse(planned(tmp_path, data=some), count=2)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("there", "first", "of"), [([2, 3, 4, 5], [4, 5], 0), ([0, 1], [0, 2], 16)])
+def test_a_cluster_of_no_row_or_of_all_is_refused_before_anything_trains(tmp_path, monkeypatch, there, first, of):
+    """The first cluster has rows that are its own and others, the second has not."""
+    some = rows().filter(lambda row: row["labels"] in there)
+    monkeypatch.setattr(sys.modules[confusable.__module__], "confusable", lambda *_: [first, [0, 1]])
+    trained = []
+    made = planned(tmp_path, data=some, watch=trained.append)
+    message = (
+        f"specialists: {of} of {len(some)} rows with a label are of the classes [0, 1], and a specialist needs some "
+        "that are and some that are not. Pass another count."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.specialists(made, count=2)
+    assert not trained
 
 
 def test_a_specialist_starts_as_the_generalist():
@@ -136,9 +175,9 @@ def test_cut_off_and_resumed_it_ends_the_same(tmp_path, after):
     assert same(weights(whole), weights(schemes.specialists(planned(tmp_path / "cut", resume=True, **SAVING))))
 
 
-@pytest.mark.parametrize("count", [0, 6])
+@pytest.mark.parametrize("count", [0, 1, 6])
 def test_a_count_that_does_not_fit(tmp_path, count):
-    message = f"specialists: count is {count}; it must be at least 1, and below the 6 classes."
+    message = f"specialists: count is {count}; it must be at least 2, and below the 6 classes."
     with pytest.raises(ValueError, match=exactly(message)):
         schemes.specialists(planned(tmp_path), count=count)
 

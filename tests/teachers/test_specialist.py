@@ -11,7 +11,7 @@ from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, SoftTargets
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import SpecialistTeacher
+from hf_distill.teachers import CallableTeacher, SpecialistTeacher
 from hf_distill.teachers.specialist import Opinion, joint_distribution
 
 CPU = torch.device("cpu")
@@ -192,6 +192,11 @@ def test_a_student_learns_what_they_say_together(tmp_path):
             "specialist 1: subset [1, 5] must be different classes of the generalist's 5.",
         ),
         (
+            {"subsets": [[1, 4], [4, 2, 0, 1, 3]]},
+            "specialist 2: its subset is all 5 classes of the generalist, and its dustbin would stand for none. Leave "
+            "out one class or more.",
+        ),
+        (
             {"subsets": [[1, 4], [4, 2]]},
             "specialist 2 has 4 logits for a subset of 2 classes; it must have one for each, and the last for its "
             "dustbin.",
@@ -205,6 +210,18 @@ def test_knobs_that_do_not_fit(knobs, message):
     models, own = team(**knobs)
     with pytest.raises(ValueError, match=exactly(message)):
         SpecialistTeacher(models, **own)
+
+
+def test_a_generalist_that_is_a_function_has_the_students_classes():
+    special = [classifier(seed=2, num_labels=4), classifier(seed=3, num_labels=3)]
+    for model, subset, message in zip(
+        special, ([2, 0, 1], [0, 3]), (r"is all 3 classes", r"\[0, 3\] must"), strict=True
+    ):
+        teacher = SpecialistTeacher(
+            [CallableTeacher(lambda batch: torch.zeros(batch.rows, 3)), model], subsets=[subset]
+        )
+        with pytest.raises(ValueError, match=rf"^specialist 1: .*subset {message}"):
+            teacher.prepare(classifier(seed=5, num_labels=3), frozenset({LOGITS}), CPU, None)
 
 
 def test_a_generalist_alone_has_no_specialists():
