@@ -69,7 +69,8 @@ def pair(
     objective = Objective(losses_for(task), args.balance)
     mine, theirs = anatomy.describe(student), teacher.shape
     objective.setup(mine, theirs, task)
-    if (args.metric_for_best_model or "").removeprefix("eval_") in objective.losses:
+    chosen_by = args.metric_for_best_model or ""
+    if any(f"_{chosen_by}".endswith(f"_{name}") for name in objective.losses):  # a split's name may stand before it
         args.greater_is_better = False  # the Trainer knows a loss by the ending of its name alone
     answers = set() if task is Task.EMBEDDING else {LOGITS}
     compared = teacher.model is not None and theirs is not None and theirs.classes == mine.classes

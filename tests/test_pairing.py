@@ -50,7 +50,8 @@ def test_decoders_see_backwards_only_whatever_their_head(tmp_path):
 
 
 def test_a_term_that_chooses_the_best_model_is_the_smaller_the_better(tmp_path):
-    for metric, greater in (("soft_targets", False), ("eval_soft_targets", False), ("macro_f1", True)):
+    for metric, greater in (("soft_targets", False), ("eval_soft_targets", False), ("near_soft_targets", False),
+                            ("macro_f1", True)):  # fmt: skip
         args = config(tmp_path, metric_for_best_model=metric, greater_is_better=True)
         pair(student(), ModelTeacher(teacher()), lambda task: [SoftTargets()], args, None)
         assert args.greater_is_better == greater

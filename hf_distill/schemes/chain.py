@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from hf_distill import anatomy, students
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
+from hf_distill.schemes.selection import by_best
 
 
 @scheme
@@ -16,7 +17,8 @@ def chain(plan: Plan, sizes: list[int] | int = 1) -> PreTrainedModel:
 
     Where a student is much smaller than its teacher, one in between may bridge the gap (Mirzadeh et al. 2019, Improved
     Knowledge Distillation via Teacher Assistant, arXiv:1902.03393). Every hop starts from the best checkpoint of the
-    hop before it where there is an `eval_dataset`: the best by `metric_for_best_model`, or by the loss.
+    hop before it where there is an `eval_dataset`: the best by `metric_for_best_model`, or by the loss, of the
+    first of several.
 
     Differs from the paper: assistants are cut out of the teacher (`students.keep_layers`, blocks at equal distances)
     where the paper's start from random weights; the losses of every hop are those of the plan. Name no layers by
@@ -35,7 +37,7 @@ def chain(plan: Plan, sizes: list[int] | int = 1) -> PreTrainedModel:
             student's, each smaller than the one before.
     """
     teacher: Any = plan.need_teacher()
-    student, whole, best = plan.fresh(), model_of(plan, "chain"), _from_best(plan)
+    student, whole, best = plan.fresh(), model_of(plan, "chain"), by_best(plan)
     for size in _sizes(sizes, len(anatomy.find_blocks(whole)), len(anatomy.find_blocks(student))):
         assistant = students.keep_layers(whole, students.spread(whole, size))
         teacher = plan.stage(f"assistant_{size}", assistant, teacher, args=best)
@@ -84,22 +86,3 @@ def _sizes(sizes: list[int] | int, largest: int, smallest: int) -> list[int]:
             ", each smaller than the one before and both ends left out. Pass such a list, or how many."
         )
     return list(sizes)
-
-
-def _from_best(plan: Plan) -> dict[str, Any]:
-    """What makes a stage end with its best checkpoint; nothing where nothing can say which one that is."""
-    args = plan.args
-    if args.load_best_model_at_end or plan.trainer_kwargs.get("eval_dataset") is None:
-        return {}
-    every = "epoch" if args.eval_strategy == "no" else args.eval_strategy
-    metric = args.metric_for_best_model or "loss"
-    upwards = not metric.endswith("loss") if args.greater_is_better is None else args.greater_is_better
-    return {
-        "load_best_model_at_end": True,
-        "eval_strategy": every,
-        "save_strategy": every,
-        "save_steps": args.eval_steps or args.save_steps,
-        "save_total_limit": args.save_total_limit or 1,  # beside the best one
-        "metric_for_best_model": metric,
-        "greater_is_better": upwards,
-    }

@@ -8,6 +8,7 @@ from hf_distill import anatomy
 from hf_distill.losses import HiddenMSE, match_layers
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
+from hf_distill.schemes.selection import by_last
 
 
 @scheme
@@ -52,5 +53,5 @@ def hints(
     upper = match_layers("uniform", mine, teacher.shape)[lower % mine.layers] if hint is None else hint
     loss = HiddenMSE({lower: upper}, projection)
     # the head is not trained yet: its quality says nothing about which checkpoint is best
-    student = plan.stage("hint", student, teacher, [loss], share=share, args={"load_best_model_at_end": False})
+    student = plan.stage("hint", student, teacher, [loss], share=share, args=by_last(plan))
     return plan.stage("student", student, teacher, share=1 - share)

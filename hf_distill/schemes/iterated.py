@@ -31,7 +31,7 @@ def iterated(
         taught_by: ``"teacher"`` in every round, or ``"previous"``: the model that the round before left.
 
     Returns:
-        What is left after the last round.
+        What is left after the last round; its `copied` names blocks and tensors of the teacher.
 
     Raises:
         ValueError: no teacher with blocks, a student that is no smaller or cannot be cut out of it, or knobs that do
@@ -50,8 +50,9 @@ def iterated(
     _check_order(goes, len(left), depth)
     for size in sizes:
         kept = [block for block in left if block not in goes[: len(goes) + depth - size]]
-        current = students.keep_layers(current, [left.index(block) for block in kept])
-        current = plan.stage(f"blocks_{size}", current, teacher)
+        smaller = students.keep_layers(current, [left.index(block) for block in kept])
+        smaller.copied = smaller.copied.since(current.copied)  # type: ignore[operator, union-attr, assignment]
+        current = plan.stage(f"blocks_{size}", smaller, teacher)
         left, teacher = kept, current if taught_by == "previous" else teacher
     return current
 

@@ -12,6 +12,7 @@ from hf_distill.losses.attention_maps import Heads
 from hf_distill.schemes.chain import model_of
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
+from hf_distill.schemes.selection import by_last
 from hf_distill.signals import EMBEDDINGS, ModelShape
 from hf_distill.tasks import Task, find_task
 
@@ -71,8 +72,7 @@ def two_stage(
         knobs = {"samples": samples, "probability": probability, "keep_labels": keep_labels}
         rows = {"train_dataset": _with_copies(plan, whole, masked_lm, candidates, knobs)}
     # the head is not trained yet: its quality says nothing about which checkpoint is best
-    args = {"load_best_model_at_end": False}
-    student = plan.stage("inside", student, teacher, inside, share=share, args=args, **rows)
+    student = plan.stage("inside", student, teacher, inside, share=share, args=by_last(plan), **rows)
     predictions = plan.losses or [SoftTargets(temperature)]
     return plan.stage("predictions", student, teacher, predictions, share=1 - share, **rows)
 

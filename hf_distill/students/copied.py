@@ -35,6 +35,25 @@ class Copied:
     left: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def since(self, before: "Copied") -> "Copied":
+        """What came over in two steps: this is the second, and its teacher was the student of the first.
+
+        Args:
+            before: the account of that first step; blocks and tensors are then named as its teacher names them.
+        """
+        came = {mine: before.copied[source] for mine, source in self.copied.items() if source in before.copied}
+        lost = tuple(before.copied[name] for name in self.left if name in before.copied)
+        return Copied(
+            teacher=before.teacher,
+            student=self.student,
+            layers=tuple(before.layers[block] for block in self.layers),
+            of=before.of,
+            copied=came,
+            fresh=(*self.fresh, *(mine for mine, source in self.copied.items() if source in before.fresh)),
+            left=(*before.left, *lost),
+            notes=(*before.notes, *(note for note in self.notes if note not in before.notes)),
+        )
+
     def __str__(self) -> str:
         blocks = ", ".join(map(str, self.layers))
         lines = [

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.batch import Batch
-from hf_distill.signals import LOGITS, Signals
+from hf_distill.signals import LOGITS, Signal, Signals
 from hf_distill.tasks import Task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache.keys import LABELS, keys_of, names_of
+from hf_distill.teachers.other_view import check_outside
 from hf_distill.teachers.wrapper import Wrapper
 from hf_distill.top_k import TopK
 
@@ -61,6 +62,15 @@ class NoisyTeacher(Wrapper):
         if kind not in ("multiplicative", "additive"):
             raise ValueError(f'NoisyTeacher: kind={kind!r} is not known; use "multiplicative" or "additive".')
         self.sigma, self.share, self.kind, self.seed = sigma, share, kind, seed
+
+    def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
+        """See `Teacher.prepare`.
+
+        Raises:
+            ValueError: an `OtherView` is inside.
+        """
+        check_outside(self)
+        super().prepare(student, wanted, device, tokenizer)
 
     def observe(self, batch: Batch) -> Signals:
         """See `Teacher.observe`."""

@@ -137,6 +137,27 @@ class OtherView(Wrapper):
         return replace(batch, inputs={**labels, **own})
 
 
+def check_outside(teacher: Teacher) -> None:
+    """Refuses another view inside of a teacher that knows an example by what is read where the student's tokens are.
+
+    Args:
+        teacher: the one outside.
+
+    Raises:
+        ValueError: something inside is an `OtherView`.
+    """
+    inside = list(teacher.members)
+    while inside:
+        member = inside.pop()
+        if isinstance(member, OtherView):
+            own = type(teacher).__name__
+            raise ValueError(
+                f"{own} draws for each example by the tokens that the student reads, and inside of it OtherView reads "
+                f"others. Put it inside of OtherView: OtherView({own}(teacher))."
+            )
+        inside += member.members
+
+
 class PairedCollator:
     """Makes a batch of rows with two views, each padded in its own way.
 

@@ -12,6 +12,7 @@ from hf_distill.signals import LOGITS, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache.keys import LABELS, keys_of, names_of
+from hf_distill.teachers.other_view import check_outside
 from hf_distill.teachers.wrapper import Wrapper
 
 
@@ -40,8 +41,9 @@ class PermutedTeacher(Wrapper):
         """See `Teacher.prepare`.
 
         Raises:
-            ValueError: the answers are no choice of one class, or not all logits are known.
+            ValueError: the answers are no choice of one class, or not all logits are known; an `OtherView` is inside.
         """
+        check_outside(self)
         task = find_task(anatomy.unwrap(student))
         if task in (Task.MULTI_LABEL, Task.REGRESSION, Task.SPAN, Task.EMBEDDING):
             raise ValueError(

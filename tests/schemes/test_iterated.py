@@ -40,6 +40,14 @@ def test_the_rounds_by_hand(tmp_path, drop, order, taught_by, rounds):
     assert [stage["name"] for stage in stages] == [f"blocks_{len(kept)}" for kept in rounds]
 
 
+def test_what_is_left_is_told_in_the_teachers_numbers(tmp_path):
+    found = schemes.iterated(planned(tmp_path, deep(2), deep(4, seed=1)), order=[0, 1]).copied
+    assert (found.layers, found.of) == ((2, 3), 4)
+    at_once = students.keep_layers(deep(4, seed=1), [2, 3]).copied
+    assert found.copied == at_once.copied
+    assert set(found.left) == set(at_once.left)
+
+
 def test_the_student_may_be_of_another_architecture(tmp_path):
     student = tiny("distilbert", "ForSequenceClassification", n_layers=1, num_labels=LABELS)
     found = schemes.iterated(planned(tmp_path, student, deep(3, seed=1)), drop=2)

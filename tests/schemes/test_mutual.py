@@ -4,14 +4,18 @@ import re
 
 import pytest
 import torch
-from runs import classifier, rows, same, weights
+from models import tiny
+from peft import LoraConfig, get_peft_model
+from runs import classifier, exactly, rows, same, weights
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill import schemes
-from hf_distill.losses import SoftTargets, TaskLoss
+from hf_distill.losses import RKDDistance, SoftTargets, TaskLoss
 from hf_distill.teachers import PeerTeacher
 
 from .arranged import SAVING, check_resumed, planned
+
+ADAPTERS = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
 
 
 def saved(folder):
@@ -97,3 +101,48 @@ def test_what_cannot_work_is_refused(tmp_path):
         schemes.mutual(planned(tmp_path, classifier()), 1)
     with pytest.raises(ValueError, match="mutual: start='same' is not known"):
         schemes.mutual(planned(tmp_path, classifier()), start="same")
+
+
+def test_adapters_for_the_first_student_alone_are_refused(tmp_path):
+    message = (
+        "mutual: peft_config would give adapters to the first student alone. Pass the Plan a student that has them: "
+        "student=get_peft_model(model, config)."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.mutual(planned(tmp_path, classifier(), peft_config=ADAPTERS))
+
+
+def test_students_with_adapters_each_have_their_own(tmp_path):
+    schemes.mutual(planned(tmp_path, get_peft_model(classifier(), ADAPTERS), max_steps=1))
+    for folder in (tmp_path, tmp_path / "peer_2"):
+        assert (folder / "adapter_model.safetensors").exists()
+        assert not (folder / "model.safetensors").exists()
+
+
+def test_weights_under_adapters_are_not_drawn_anew(tmp_path):
+    message = (
+        'mutual: start="random" draws all weights anew, and a PeftModelForSequenceClassification keeps those under '
+        'its adapters. Use start="head", or "given" with a function that makes students.'
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.mutual(planned(tmp_path, get_peft_model(classifier(), ADAPTERS)), start="random")
+
+
+def test_a_model_without_a_head_needs_losses_on_vectors(tmp_path):
+    message = (
+        "mutual is for models with a head, and BertModel has none. Take a model that predicts, or losses on vectors "
+        'such as RKDDistance in the plan and start="random".'
+    )
+    pairs, unlabelled = [RKDDistance()], rows(labels=False)
+    for losses, start in ((None, "random"), (pairs, "head")):
+        with pytest.raises(ValueError, match=exactly(message)):
+            schemes.mutual(planned(tmp_path, tiny("bert", "Model"), data=unlabelled, losses=losses), start=start)
+    plan = planned(tmp_path, tiny("bert", "Model"), data=unlabelled, losses=pairs, max_steps=1)
+    assert type(schemes.mutual(plan, start="random")).__name__ == "BertModel"
+
+
+def test_a_head_that_is_not_found_is_told(tmp_path):
+    with pytest.raises(
+        ValueError, match=r'^mutual: start="head" draws it anew\. no linear layer of BertForMaskedLM has'
+    ):
+        schemes.mutual(planned(tmp_path, tiny("bert", "ForMaskedLM")))

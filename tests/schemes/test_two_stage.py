@@ -128,3 +128,13 @@ def test_copies_of_rows_with_a_label_a_token_are_refused(tmp_path):
     student, teacher = (tiny("bert", "ForTokenClassification", seed, num_labels=3) for seed in (0, 1))
     with pytest.raises(ValueError, match="words are replaced for tasks with one label an example, not tokens"):
         schemes.two_stage(planned(tmp_path, student, teacher, processing_class=lettered()), samples=1)
+
+
+def test_the_best_by_a_loss_of_the_second_stage_is_chosen_in_the_second_alone(tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    taken = []
+    plan = planned(tmp_path, deep(2), deep(4, seed=1), eval_dataset=rows(8), watch=taken.append, max_steps=2,
+                   metric_for_best_model="soft_targets", **best)  # fmt: skip
+    schemes.two_stage(plan, share=0.5)
+    assert [trainer.args.metric_for_best_model for trainer in taken] == ["loss", "soft_targets"]
+    assert taken[1].state.best_metric == taken[1].state.log_history[-1]["eval_soft_targets"]

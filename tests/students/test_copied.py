@@ -37,6 +37,24 @@ def test_the_report_accounts_for_every_tensor() -> None:
         assert "bert.encoder.layer.0.* (16)" in text
 
 
+def test_two_steps_are_told_as_one() -> None:
+    teacher = labelled()
+    first = students.from_teacher(teacher, "distilbert", [0, 2, 3])
+    second = students.keep_layers(first, [2, 1])
+    told = second.copied.since(first.copied)
+    at_once = students.from_teacher(teacher, "distilbert", [3, 2]).copied
+    assert (told.teacher, told.student, told.layers, told.of) == (
+        at_once.teacher,
+        at_once.student,
+        (3, 2),
+        4,
+    )
+    assert told.copied == at_once.copied
+    assert set(told.fresh) == set(at_once.fresh)
+    assert set(told.left) == set(at_once.left)
+    assert told.notes == at_once.notes
+
+
 def test_a_tensor_of_another_shape_is_refused() -> None:
     teacher, student = tiny("bert"), tiny("bert", intermediate_size=40)
     name = "encoder.layer.0.output.dense.weight"

@@ -9,7 +9,7 @@ from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, SoftTargets
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import ModelTeacher, NoisyTeacher, Teacher
+from hf_distill.teachers import EnsembleTeacher, ModelTeacher, NoisyTeacher, OtherView, SelectiveTeacher, Teacher
 from hf_distill.top_k import TopK, largest
 
 
@@ -136,3 +136,18 @@ def test_accumulated_a_step_is_the_same_and_without_noise_nothing_changes(tmp_pa
 def test_what_is_out_of_range_is_refused(settings, said):
     with pytest.raises(ValueError, match=exactly(said)):
         NoisyTeacher(Fixed(LABELS), **settings)
+
+
+def test_another_view_inside_is_refused(tmp_path):
+    """The student's padding would say where the teacher's tokens are."""
+    message = (
+        "NoisyTeacher draws for each example by the tokens that the student reads, and inside of it OtherView reads "
+        "others. Put it inside of OtherView: OtherView(NoisyTeacher(teacher))."
+    )
+    viewed = OtherView(classifier(seed=1))
+    for teacher in (viewed, SelectiveTeacher(viewed, wrong=0.5), EnsembleTeacher([classifier(seed=2), viewed])):
+        with pytest.raises(ValueError, match=exactly(message)):
+            distillation(tmp_path, classifier(), NoisyTeacher(teacher), [SoftTargets()])
+    read = {f"teacher_{name}": rows()[name] for name in ("input_ids", "attention_mask")}
+    right = OtherView(NoisyTeacher(classifier(seed=1)))
+    distillation(tmp_path, classifier(), right, [SoftTargets()], rows(**read))

@@ -11,7 +11,7 @@ from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, SoftTargets
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import ModelTeacher, PermutedTeacher
+from hf_distill.teachers import ModelTeacher, OtherView, PermutedTeacher
 
 CPU = torch.device("cpu")
 
@@ -94,3 +94,8 @@ def test_labels_that_are_no_choice_are_refused(tmp_path):
     message = f"PermutedTeacher keeps the best class and permutes the others, and the task is {Task.MULTI_LABEL}."
     with pytest.raises(ValueError, match=exactly(f"{message} Leave it out.")):
         distillation(tmp_path, classifier(**several), PermutedTeacher(classifier(seed=1, **several)))
+
+
+def test_another_view_inside_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Put it inside of OtherView: OtherView\(PermutedTeacher\(teacher\)\)\.$"):
+        distillation(tmp_path, classifier(), PermutedTeacher(OtherView(classifier(seed=1))), [SoftTargets()])
