@@ -20,6 +20,7 @@ from hf_distill.signals import ATTENTION_KINDS, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cache.keys import LABELS
+from hf_distill.teachers.given import everybody
 from hf_distill.teachers.wrapper import Wrapper
 
 PREFIX = "teacher_"
@@ -146,16 +147,12 @@ def check_outside(teacher: Teacher) -> None:
     Raises:
         ValueError: something inside is an `OtherView`.
     """
-    inside = list(teacher.members)
-    while inside:
-        member = inside.pop()
-        if isinstance(member, OtherView):
-            own = type(teacher).__name__
-            raise ValueError(
-                f"{own} draws for each example by the tokens that the student reads, and inside of it OtherView reads "
-                f"others. Put it inside of OtherView: OtherView({own}(teacher))."
-            )
-        inside += member.members
+    if any(isinstance(each, OtherView) for each in everybody(teacher)):
+        own = type(teacher).__name__
+        raise ValueError(
+            f"{own} draws for each example by the tokens that the student reads, and inside of it OtherView reads "
+            f"others. Put it inside of OtherView: OtherView({own}(teacher))."
+        )
 
 
 class PairedCollator:
