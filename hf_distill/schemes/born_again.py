@@ -1,14 +1,14 @@
 """Born-again networks: every generation is taught by the one before it (Furlanello et al. 2018, arXiv:1805.04770)."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedModel
 
 from hf_distill.losses import CWTM, Loss, TaskLoss
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
-from hf_distill.teachers import EnsembleTeacher, PermutedTeacher
+from hf_distill.teachers import EnsembleTeacher, OtherView, PermutedTeacher, Teacher
 
 Weighting = Literal["none", "cwtm", "dkpp"]
 
@@ -44,7 +44,7 @@ def born_again(
     losses = _weighted(plan.losses) if weighting == "cwtm" else plan.losses
     teacher, born = plan.teacher, []
     for number in range(1, generations + 1):
-        heard = PermutedTeacher(teacher) if weighting == "dkpp" and teacher is not None else teacher
+        heard = _permuted(teacher) if weighting == "dkpp" and teacher is not None else teacher
         taught_by = losses if teacher is not None else None
         teacher = plan.stage(f"generation_{number}", plan.fresh(), heard, taught_by)
         born.append(teacher)
@@ -62,6 +62,13 @@ def _check(generations: int, weighting: str, ensemble: bool) -> None:
         raise ValueError("born_again: one generation is no ensemble. Pass generations=2 or more, or ensemble=False.")
     if weighting not in get_args(Weighting):
         raise ValueError(f'born_again: weighting={weighting!r} is not known; use "none", "cwtm" or "dkpp".')
+
+
+def _permuted(teacher: Any) -> Teacher:
+    """Its lots are drawn by what the teacher itself reads, which need not be what the student reads."""
+    if isinstance(teacher, OtherView):
+        return OtherView(PermutedTeacher(teacher.teacher), teacher.prefix, teacher.tokenizer)
+    return PermutedTeacher(teacher)
 
 
 def _weighted(losses: Sequence[Loss] | None) -> list[Loss]:

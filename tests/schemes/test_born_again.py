@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from runs import classifier, distillation, exactly, rows, same, weights
+from runs import classifier, distillation, exactly, rows, same, weights, words
 
 from hf_distill import schemes
 from hf_distill.losses import CWTM, SoftTargets, TaskLoss
-from hf_distill.teachers import EnsembleTeacher, PermutedTeacher
+from hf_distill.teachers import EnsembleTeacher, OtherView, PairedCollator, PermutedTeacher
 
-from .arranged import SAVING, Stop, plan
+from .arranged import SAVING, Stop, plan, planned
 
 
 def test_generations_by_hand(tmp_path):
@@ -95,6 +95,17 @@ def test_the_labels_are_weighted_by_the_teacher(tmp_path, losses, expected):
 def test_what_the_teacher_thinks_of_other_classes_is_shuffled(tmp_path):
     last = schemes.born_again(plan(tmp_path / "scheme"), generations=2, weighting="dkpp")
     assert same(weights(last), weights(by_hand(tmp_path, wrap=PermutedTeacher)[-1]))
+
+
+def test_a_teacher_of_another_view_is_shuffled_inside_of_it(tmp_path):
+    texts = [[3 + row, 4, *range(5, 5 + row % 3)] for row in range(16)]
+    data = rows(teacher_input_ids=texts, teacher_attention_mask=[[1] * len(text) for text in texts])
+    paired = {"data": data, "data_collator": PairedCollator(words(), words())}
+    made = planned(tmp_path / "scheme", classifier(), OtherView(classifier(seed=1)), **paired)
+    found = schemes.born_again(made, generations=1, weighting="dkpp")
+    by_hand = distillation(tmp_path / "hand", classifier(), OtherView(PermutedTeacher(classifier(seed=1))), **paired)
+    by_hand.train()
+    assert same(weights(found), weights(by_hand.model))
 
 
 @pytest.mark.parametrize("after", [2, 4, 7])
