@@ -147,11 +147,11 @@ def test_agreement_is_that_of_the_best_class_and_nobody_looks_for_nan_twice():
     found = []
     for known in (theirs, kept(theirs, 2)):
         evaluated = EvaluatedTerms()
-        evaluated.add(batch, {"a": torch.tensor(1.0)}, torch.cat([theirs[:2], mine[2:]]), known)
+        evaluated.add(batch, {"a": torch.tensor(1.0)}, torch.cat([theirs[:2], mine[2:]]), {LOGITS: known})
         found.append(evaluated.means(["a"], lambda sums: sums))
     assert found[0] == found[1]
     assert found[0]["agreement"] >= 0.5
-    TrainedTerms().add(batch, {"a": torch.tensor(1.0)}, mine, kept(theirs, 2))
+    TrainedTerms().add(batch, {"a": torch.tensor(1.0)}, mine, {LOGITS: kept(theirs, 2)})
 
 
 # --- what is refused before step 1

@@ -453,6 +453,21 @@ def test_a_folder_goes_on_as_it_was_begun(tmp_path, monkeypatch):
     assert trainer.teacher._cache.layouts[query(3)].shape[0] == 4
 
 
+@pytest.mark.parametrize("kind", ["tokens", "causal LM"])
+def test_whoever_was_killed_before_the_manifest_has_not_answered_in_vain(tmp_path, kind):
+    """What is there says how many heads of each map are kept, and a new teacher only of which averages are."""
+    fill(trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", KINDS[kind][0]())))
+    before = files(tmp_path / "cache")
+    (tmp_path / "cache" / "manifest.json").unlink()
+    [index] = (tmp_path / "cache").glob("index-*")
+    shutil.rmtree(index)
+    model = KINDS[kind][0]()
+    again = trainer_of(tmp_path, kind, CachedTeacher(tmp_path / "cache", model))
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it was asked again"))
+    fill(again)
+    assert files(tmp_path / "cache") == before
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_what_is_missing_is_answered_live_with_the_same_value(tmp_path, left):
     loss, model, student = catalogue.MiniLM(), *(tiny("llama", "ForCausalLM", seed) for seed in (1, 0))

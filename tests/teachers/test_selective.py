@@ -256,7 +256,11 @@ def test_losses_of_a_whole_batch_are_refused_before_step_1(tmp_path, loss):
 
 def test_labels_are_asked_for_where_they_are_needed(tmp_path):
     data = rows(labels=False)
-    trainer = distillation(tmp_path, classifier(), SelectiveTeacher(classifier(seed=1)), [SoftTargets()], data)
+    selective, losses = SelectiveTeacher(classifier(seed=1)), [SoftTargets()]
+    with pytest.raises(ValueError, match=r"no labels, only .*, and SelectiveTeacher\(wrong=0\.0\) asks for them"):
+        distillation(tmp_path, classifier(), selective, losses, data)
+    late = data.with_transform(lambda some: some)  # what comes out of it is seen in the first batch
+    trainer = distillation(tmp_path, classifier(), selective, losses, late, remove_unused_columns=False)
     with pytest.raises(
         ValueError, match=r"compares the teacher with labels, and the batch has none\. Pass wrong=1\.0"
     ):

@@ -217,7 +217,10 @@ class Filler:
         return {f"{whole.hexdigest()}-{i:05d}": part for i, part in enumerate(parts)}
 
     def _groups(self) -> list[str]:
-        return sorted(f"{signal} {groups}" for signal, groups in self.heads.items())
+        """Which heads are kept; maps of which all are, as what is there says of them, are not told."""
+        own = anatomy.describe(self.model).heads
+        told = {each: groups for each, groups in self.heads.items() if each.kind not in MAPS or groups != own}
+        return sorted(f"{signal} {groups}" for signal, groups in told.items())
 
     def _write_or_skip(self, name: str, examples: list[_Example], rows: "_Rows") -> bool:
         """Whether the shard is there now; it is not if another worker is writing it."""

@@ -121,13 +121,15 @@ def _index(folder: Path, shards: list[str]) -> tuple[Path, int]:
         where.append(np.concatenate([np.full((len(lengths), 1), number), before_each(lengths), lengths], 1))
     every, places = np.concatenate(keys), np.concatenate(where)
     order = np.lexsort((every[:, 1], every[:, 0]))
-    index = folder / f"index-{len(every)}"
+    again = np.append(False, (every[order[1:]] == every[order[:-1]]).all(1))  # two fills at once, of some same rows
+    order = order[~again]
+    index = folder / f"index-{len(order)}"
     shutil.rmtree(index, ignore_errors=True)
     index.mkdir()
     np.save(index / "high.npy", np.ascontiguousarray(every[order, 0]))
     np.save(index / "low.npy", np.ascontiguousarray(every[order, 1]))
     np.save(index / "where.npy", places[order].astype(np.int64))
-    return index, len(every)
+    return index, len(order)
 
 
 def check_layout(first: Layout, other: Layout) -> None:

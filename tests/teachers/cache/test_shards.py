@@ -153,6 +153,17 @@ def test_nothing_is_swept_up_while_another_worker_is_at_another_plan(tmp_path, k
     assert not list(tmp_path.glob(".worker-*"))
 
 
+def test_what_two_fills_have_answered_at_once_is_one_example(tmp_path):
+    written(tmp_path, "00000000-00000", [3, 1])
+    written(tmp_path, "11111111-00000", [2, 3])  # of other rows, some of which are the same
+    shards.finish(tmp_path, ["00000000-00000"], ["input_ids"], {"who": "me"})
+    manifest = shards.finish(tmp_path, ["11111111-00000"], ["input_ids"], {"who": "me"})
+    assert manifest.examples == 3
+    assert manifest.index == "index-3"
+    found = Cache(tmp_path, manifest).find(keys(1, 2, 3))
+    assert found[:, 0].tolist() == [0, 1, 0]  # in which shard
+
+
 # --- several workers, killed at any point
 
 
