@@ -129,9 +129,9 @@ print(megabytes("RssAnon") - before[0], megabytes("RssFile") - before[1])
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read in /proc")
 def test_reading_everything_takes_no_memory_of_its_own(tmp_path):
     layout, numbers = Layout(hidden(0), (TOKENS, 1_000_000), "float32"), np.ones(1_000_000, np.float32)
-    keys = np.arange(20, dtype=np.uint64).reshape(10, 2)
-    for name in ("00000000-00000", "00000000-00001"):
-        write_shard(tmp_path, name, keys, np.array([[1, 0]] * 10), ((layout, numbers) for _ in range(10)), {})
+    keys = np.arange(40, dtype=np.uint64).reshape(2, 10, 2)
+    for name, own in zip(("00000000-00000", "00000000-00001"), keys, strict=True):
+        write_shard(tmp_path, name, own, np.array([[1, 0]] * 10), ((layout, numbers) for _ in range(10)), {})
     finish(tmp_path, ["00000000-00000", "00000000-00001"], NAMES, {})
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
