@@ -187,6 +187,11 @@ def _check_teacher(recipe: recipes.Recipe) -> None:
         )
     if spec.cache is not None:
         raise ValueError("teacher.text: a recipe caches no answers to other texts. Leave teacher.cache out.")
+    if spec.also:
+        raise ValueError(
+            "teacher.text is encoded by the tokenizer of teacher.model, and those of teacher.also may have others. "
+            "Leave one of the two out, or use Python."
+        )
     if spec.kind is not None and found is not None and found[1] not in ("teacher", "teachers"):
         raise ValueError(f"teacher.text: {spec.kind.name} reads what the student reads. Leave teacher.text out.")
 

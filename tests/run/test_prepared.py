@@ -138,6 +138,10 @@ def test_a_teacher_reads_another_column_by_its_own_tokenizer(folder):
             ["teacher.cache=answers"],
             r"teacher\.text: a recipe caches no answers to other texts\. Leave",
         ),
+        (
+            ["teacher.kind={name: EnsembleTeacher}", "teacher.also=[teacher]"],
+            r"teacher\.text is encoded by the tokenizer of teacher\.model, and those of teacher\.also may have others",
+        ),
         (["teacher.kind={name: PastSelf}"], r"teacher\.text: PastSelf reads what the student reads\. Leave"),
         (["scheme={name: chain, sizes: [3]}"], r"scheme chain shows the teacher what the student reads"),
         (
