@@ -19,10 +19,11 @@ def training_facts(trainer: Trainer) -> CardFacts:
     student, teacher, args = anatomy.unwrap(trainer.model), trainer.teacher.model, trainer.args
     taught_by = trainer.teacher.known_as or None
     shape, names = anatomy.describe(student), anatomy.named_labels(student)
+    learning = filter(None, [adapters_of(trainer.model)])
     precision = trainer.accelerator.mixed_precision
     return CardFacts(
         task=str(trainer.task),
-        student=f"{type(student).__name__}, {shape.layers} layers, width {shape.width}",
+        student=", ".join([f"{type(student).__name__}, {shape.layers} layers, width {shape.width}", *learning]),
         teacher=None if teacher is None or taught_by else anatomy.unwrap(teacher).name_or_path or None,
         taught_by=taught_by,
         losses=[_loss(loss) for loss in trainer.objective],
@@ -38,6 +39,14 @@ def training_facts(trainer: Trainer) -> CardFacts:
         device=args.device.type,
         versions={name: version(name) for name in ("hf-distill", "transformers", "torch", "datasets")},
     )
+
+
+def adapters_of(model: Any) -> str:
+    """What PEFT lets learn of a model, to be said after its name; "" where all of it learns."""
+    if not hasattr(model, "get_nb_trainable_parameters"):
+        return ""
+    trained, every = model.get_nb_trainable_parameters()
+    return f"{trained:,} of {every:,} weights trained ({model.active_peft_config.peft_type.value})"
 
 
 def _loss(loss: Any) -> dict[str, Any]:

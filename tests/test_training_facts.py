@@ -54,5 +54,5 @@ def test_who_was_no_model_before_is_named_in_words(tmp_path, teacher, words):
     trainer.create_model_card()
     card = (tmp_path / "README.md").read_text()
     assert f"taught by {words}." in card
-    assert f"It was taught by {words}, and inherits what the labels get wrong." in card
+    assert f"It was taught by {words}. What is wrong there, or in the labels, is inherited." in card
     assert "distilled from" not in card

@@ -263,7 +263,7 @@ def _limits(facts: CardFacts) -> list[str]:
     said = ["It learned from the teacher's outputs, so the teacher's errors and biases are inherited."]
     if facts.taught_by or (facts.scheme and not facts.teacher):
         who = facts.taught_by or "itself or by models that learned beside it"
-        said = [f"It was taught by {who}, and inherits what the labels get wrong."]
+        said = [f"It was taught by {who}. What is wrong there, or in the labels, is inherited."]
     split = facts.evaluation_split
     if facts.thresholds and facts.thresholds_split:
         if facts.thresholds_split == split and facts.thresholds_cross_fitted:

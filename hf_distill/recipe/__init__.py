@@ -1,7 +1,7 @@
 """A recipe: one YAML file that says who teaches whom, on what, by which losses; checked before anything is loaded.
 
     task: multi_label                       # found from the teacher when left out
-    teacher: {model: path-or-hub-id}
+    teacher: {model: path-or-hub-id}        # left out where nobody else teaches, such as scheme: {name: mutual}
     student: {from: teacher, architecture: distilbert, layers: [0, 2, 4]}    # or {model: hub-id}
     dataset: {path: "data/*.tsv", text: text, labels: labels}
     losses:
@@ -13,7 +13,8 @@
 `load` gives a `Recipe`, or one `RecipeError` that lists every problem, each with its file and line. Scalars are read
 by the rules of YAML 1.2: `5e-5` is a number, `yes` and `no` are words, `2024-01-01` is text.
 
-Importing this module imports neither torch nor transformers; `load` does so only for keys of `train` and `losses`.
+Importing this module imports neither torch nor transformers; `load` does so only where a recipe names what is in the
+package or in PEFT: fields of `train` and of `student.lora`, losses, a scheme, a kind of teacher.
 """
 
 import functools
@@ -23,163 +24,26 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from hf_distill.recipe import arranged
-from hf_distill.recipe.losses import MEMBER, Refused, checked_arguments, loss_class_of, problems_of
+from hf_distill.recipe.losses import MEMBER, Refused, checked_arguments, function_at, loss_class_of, problems_of
+from hf_distill.recipe.parts import DatasetSpec as DatasetSpec
+from hf_distill.recipe.parts import LossSpec, NamedSpec, Part, PushSpec, StudentSpec, TeacherSpec, Truth
 from hf_distill.recipe.paths import located
 from hf_distill.recipe.portable import dump as dump
 from hf_distill.recipe.pydantic_errors import explain
-from hf_distill.recipe.train import checked_train
+from hf_distill.recipe.train import checked_lora, checked_train
 from hf_distill.recipe.yaml_lines import Key, Origin, Problem, RecipeError, override, read
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
-Truth = Annotated[bool, Field(strict=False)]  # YAML 1.2 reads `yes` as a word; people mean true
-
-
-Layers = Annotated[list[int], Field(min_length=1)] | Annotated[int, Field(ge=1)]
-
-
-class NamedSpec(_Part):
-    """A scheme or a kind of teacher: its name, and its own knobs by their own names."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str = Field(min_length=1, description="what it is called in `hf_distill.schemes` or `hf_distill.teachers`")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What it is called with, as written."""
-        return dict(self.model_extra or {})
-
-
-class TeacherSpec(_Part):
-    """Who teaches."""
-
-    model: str = Field(min_length=1, description="a folder (the recipe's own folder is tried first), or a Hub id")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        "float32",
-        description="what the weights are loaded as; `auto` keeps what is stored, and float16 crawls on a CPU",
-    )
-    quantize: Literal["int8"] | None = Field(
-        None, description="`int8`: the linear layers of its blocks multiply in int8, through torchao"
-    )
-    cache: str | None = Field(
-        None,
-        min_length=1,
-        description="a folder for the teacher's answers: it is asked once about each example, and read from there in "
-        "every epoch and every later run",
-    )
-    cache_dtype: Literal["float32", "float16"] = Field("float32", description="of the numbers in that folder")
-    cache_top_k: int | None = Field(
-        None,
-        ge=1,
-        description="keep so many of the largest logits of each example there, and the others as one class; for many "
-        "classes, and losses that are divergences between softmaxes",
-    )
-    label_map: Literal["by_name"] | None = Field(
-        None,
-        description="`by_name` reorders the teacher's logits where the two order the same labels differently",
-    )
-    text: str | None = Field(
-        None,
-        min_length=1,
-        description="the column that it reads, by its own tokenizer, where that is another than the student's: the "
-        "same text in another language, for example (`OtherView`)",
-    )
-    also: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="further models, for a kind that puts several together: folders or Hub ids"
-    )
-    kind: NamedSpec | None = Field(
-        None, description="what is made of the model before it teaches: `{name: NoisyTeacher, sigma: 0.1}`"
-    )
-
-
-class StudentSpec(_Part):
-    """Who learns: `{from: teacher, ...}` is made of the teacher's weights, `{model: ...}` is loaded. Exactly one."""
-
-    from_: Literal["teacher"] | None = Field(None, alias="from", description="`teacher`: copy from the teacher")
-    model: str | None = Field(None, min_length=1, description="a folder or a Hub id, with its own tokenizer")
-    architecture: Literal["distilbert"] | None = Field(
-        None, description="with `from`: another family to map the weights into; none keeps the teacher's"
-    )
-    layers: Layers | None = Field(
-        None, description="with `from`: which blocks to keep, counted from 0, or how many; none keeps all"
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "StudentSpec":
-        if (self.from_ is None) == (self.model is None):
-            raise ValueError(
-                "says neither 'from' nor 'model'" if self.model is None else "says both 'from' and 'model'"
-            )
-        for name in ("architecture", "layers"):
-            if self.model is not None and getattr(self, name) is not None:
-                raise ValueError(f"'{name}' goes with 'from: teacher'; a student that is loaded has its own")
-        return self
-
-
-class DatasetSpec(_Part):
-    """What is learned from. `hf_distill.data` reads it."""
-
-    path: str = Field(
-        min_length=1,
-        description="a file, a glob or a folder of tsv, csv, json, jsonl or parquet files (looked for in the recipe's "
-        "folder, then in the current one), or a Hub id. Files named train, dev or validation, and test are the splits",
-    )
-    name: str | None = Field(None, description="the Hub data set's configuration")
-    text: str = Field("text", description="the column of texts")
-    text_pair: str | None = Field(None, description="the column of second texts")
-    labels: str | None = Field("labels", description="the column of labels; null where there are none")
-    columns: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="the columns' names, for tsv and csv files without a header"
-    )
-    label_names: Annotated[list[str], Field(min_length=1)] | str | None = Field(
-        None, description="what label ids mean: names in order, or a text file with one a line; none asks the data"
-    )
-    train_split: str | None = Field(None, description="the training split, where it is not called train")
-    eval_split: str | None = Field(
-        None, description="the validation split, where it is not called validation, dev or val"
-    )
-    test_split: str | None = Field(None, description="the test split, where it is not called test")
-    eval_fraction: float = Field(
-        0.1, ge=0, lt=1, description="how much of train is held out without a validation split"
-    )
-    max_length: int | None = Field(
-        None, ge=1, description="cut texts to so many tokens; none takes the tokenizer's limit"
-    )
-    max_train_rows: int | None = Field(None, ge=1, description="take so many training rows, drawn with a fixed seed")
-    max_eval_rows: int | None = Field(None, ge=1, description="take so many validation and test rows, likewise")
-    license: str | None = Field(None, description="for the model card")
-    id: str | None = Field(None, description="the Hub id that the model card names, where `path` is a local copy")
-
-
-class LossSpec(NamedSpec):
-    """One loss: its class in `hf_distill.losses`, and the class's arguments (`weight` is one) by their own names."""
-
-    name: str = Field(
-        min_length=1, description="a class in `hf_distill.losses`; a dotted path where custom code is allowed"
-    )
-
-
-class PushSpec(_Part):
-    """Where the finished student goes on the Hub."""
-
-    repo_id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="`name` or `owner/name`")
-    private: Truth = Field(False, description="whether only its owner sees it")
-
-
-class Recipe(_Part):
+class Recipe(Part):
     """A checked recipe. Made by `load`; a model of one's own is `Recipe(teacher={"model": ...}, ...)`."""
 
     task: Literal["multi_label", "single_label", "regression"] | None = Field(
         None, description="what kind of problem; none asks the teacher"
     )
-    teacher: TeacherSpec
+    teacher: TeacherSpec = Field(default_factory=lambda: TeacherSpec.model_validate({}))
     student: StudentSpec
     dataset: DatasetSpec
     losses: Annotated[list[LossSpec], Field(min_length=1)] | None = Field(
@@ -199,6 +63,17 @@ class Recipe(_Part):
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> "Recipe":
+        if self.teacher.model is not None:
+            return self
+        if self.student.from_ is not None:
+            raise ValueError("student.from is 'teacher', and teacher names no model; name one as teacher.model")
+        kind, scheme = (None if each is None else each.name for each in (self.teacher.kind, self.scheme))
+        if not arranged.does_without_model(kind, scheme):
+            raise ValueError("'model' is missing in teacher, and nobody else teaches")
+        return self
+
     @property
     def folder(self) -> Path:
         """The recipe's own folder; relative paths are tried from here, then from the current folder."""
@@ -212,15 +87,15 @@ class Recipe(_Part):
             index: of one of the teacher's `also` instead.
 
         Raises:
-            RecipeError: the name is written like a path, and there is nothing there; or the student is made
-                `from: teacher`.
+            RecipeError: the name is written like a path, and there is nothing there; or there is no name.
         """
         name = self.teacher.model if role == "teacher" else self.student.model
         key: Key = (role, "model") if index is None else (role, "also", index)
         if index is not None:
             name = (self.teacher.also or [])[index]
         if name is None:
-            raise self._origin.error([((role,), "student is made from the teacher and has no model of its own")])
+            why = "names no model" if role == "teacher" else "is made from the teacher and has no model of its own"
+            raise self._origin.error([((role,), f"{role} {why}")])
         return located(name, key, self._origin)
 
 
@@ -237,7 +112,8 @@ def load(
     Args:
         path: the YAML file.
         overrides: `train.num_train_epochs=3`, `losses.1.temperature=4`; the value is read as YAML.
-        allow_custom_code: whether a loss may be a dotted path, whose module is then imported.
+        allow_custom_code: whether a loss, or a teacher that is a function, may be a dotted path, whose module is then
+            imported.
         config_class: the dataclass whose fields `train` may name; `hf_distill.DistillationConfig` when left out.
         catalogue: the module whose loss classes may be named; `hf_distill.losses` when left out.
 
@@ -285,9 +161,14 @@ def _check(
         problems += found
     if isinstance(data.get("losses"), list):
         problems += problems_of(data["losses"], origin, allow_custom_code, catalogue)
+    if isinstance(data.get("student"), dict) and isinstance(data["student"].get("lora"), dict):
+        data["student"]["lora"], found = checked_lora(data["student"]["lora"])
+        problems += found
     problems += arranged.problems_of(data.get("scheme"), arranged.schemes, ("scheme",))
     if isinstance(data.get("teacher"), dict):
-        problems += arranged.problems_of(data["teacher"].get("kind"), arranged.teacher_kinds, ("teacher", "kind"))
+        problems += arranged.problems_of(
+            data["teacher"].get("kind"), arranged.teacher_kinds, ("teacher", "kind"), origin, allow_custom_code
+        )
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -382,14 +263,26 @@ def build_scheme(recipe: Recipe) -> tuple[Callable[..., Any], dict[str, Any]] | 
     return called, arranged.with_paths(knobs, recipe._origin)
 
 
-def build_teacher_kind(recipe: Recipe) -> tuple[Callable[..., Any], str] | None:
-    """The kind of teacher of a recipe, and what it is to be called with: `teacher`, `teachers` or `student`.
+def build_teacher_kind(recipe: Recipe, allow_custom_code: bool = False) -> tuple[Callable[..., Any], str] | None:
+    """The kind of teacher of a recipe, and what it is to be called with: `teacher`, `teachers`, `student`, or nothing.
+
+    Args:
+        recipe: from `load`.
+        allow_custom_code: whether it may be a function, by its dotted path.
 
     Returns:
         None where it names none.
+
+    Raises:
+        RecipeError: it is a function, and code is not allowed or there is no such function.
     """
     if recipe.teacher.kind is None:
         return None
-    spec = recipe.teacher.kind
-    called, knobs = arranged.built(spec.name, spec.arguments, arranged.teacher_kinds, ("teacher", "kind"))
+    spec, key = recipe.teacher.kind, ("teacher", "kind")
+    called, knobs = arranged.built(spec.name, spec.arguments, arranged.teacher_kinds, key)
+    if arranged.FUNCTION in knobs:
+        try:
+            knobs[arranged.FUNCTION] = function_at(knobs[arranged.FUNCTION], recipe.folder, allow_custom_code)
+        except Refused as error:
+            raise recipe._origin.error([((*key, arranged.FUNCTION), f"teacher.kind.function: {error}")]) from error
     return functools.partial(called, **knobs), str(arranged.made_of(called))

@@ -2,7 +2,7 @@
 
 A scheme's first parameter is the `Plan`. A kind of teacher is a class whose first parameter says what it is made of:
 `teacher` (the recipe's teacher), `teachers` (that and the `also` ones), or `student`. The rest are knobs. One without
-parameters is made of nothing.
+such a parameter is made of nothing that a recipe loads; a `function` among its knobs is a dotted path to code.
 """
 
 import importlib
@@ -11,16 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_distill.recipe.did_you_mean import did_you_mean
-from hf_distill.recipe.losses import Refused, checked_arguments
+from hf_distill.recipe.losses import Refused, checked_arguments, function_at
 from hf_distill.recipe.paths import located
 from hf_distill.recipe.yaml_lines import Key, Origin, Problem
 
-MADE_OF = ("teacher", "teachers", "student")
+MADE_OF, FUNCTION = ("teacher", "teachers", "student"), "function"
+WITHOUT_TEACHER = ("augmented_self", "be_your_own_teacher", "born_again", "mutual", "progressive_self")  # schemes
 MODELS, FOLDERS = ("lm", "masked_lm"), ("published",)  # knobs of schemes that name a model or Hub id, or a folder
 ELSEWHERE = {  # teachers that a recipe does not name as a kind, and what to do instead
-    "AdapterOffTeacher": "recipes train whole students: use Python",
     "CachedTeacher": "give a folder, teacher.cache",
-    "CallableTeacher": "a function is code: use Python",
     "ModelTeacher": "a model teaches as it is: leave teacher.kind out",
     "Nobody": "baseline: true trains the student alone",
     "OtherView": "say which column it reads, teacher.text",
@@ -46,19 +45,47 @@ def teacher_kinds() -> dict[str, Callable[..., Any]]:
 
 
 def made_of(kind: Callable[..., Any]) -> str | None:
-    """The name of its first parameter where a recipe gives that, "" where it has none; None where a recipe cannot."""
+    """The name of its first parameter where a recipe gives that, "" where it needs none; None where one cannot."""
     first = next(iter(inspect.signature(kind).parameters), "")
-    return first if first in ("", *MADE_OF) else None
+    return "" if first == FUNCTION else first if first in ("", *MADE_OF) else None
 
 
-def problems_of(part: Any, known: Callable[[], dict[str, Callable[..., Any]]], key: Key) -> list[Problem]:
-    """What is wrong with `{name: ..., knob: ...}` as it was written; what is no such map, pydantic refuses."""
+def does_without_model(kind: str | None, scheme: str | None) -> bool:
+    """Whether somebody teaches though the recipe names no teacher's model."""
+    if kind is None:
+        return scheme in WITHOUT_TEACHER
+    known = teacher_kinds()
+    return kind in known and made_of(known[kind]) in ("", "student")
+
+
+def problems_of(
+    part: Any,
+    known: Callable[[], dict[str, Callable[..., Any]]],
+    key: Key,
+    origin: Origin | None = None,
+    allow_custom_code: bool = False,
+) -> list[Problem]:
+    """What is wrong with `{name: ..., knob: ...}` as it was written; what is no such map, pydantic refuses.
+
+    Args:
+        part: as written.
+        known: all that may be named.
+        key: where.
+        origin: whose folder functions are looked for beside.
+        allow_custom_code: whether there may be functions.
+    """
     if not isinstance(part, dict) or not isinstance(part.get("name"), str):
         return []
+    knobs, place = {name: value for name, value in part.items() if name != "name"}, "name"
     try:
-        return _checked(part["name"], {name: value for name, value in part.items() if name != "name"}, known, key)[2]
+        problems = _checked(part["name"], knobs, known, key)[2]
+        if FUNCTION in knobs and origin is not None and not problems:
+            place = FUNCTION
+            function_at(knobs[FUNCTION], origin.folder, allow_custom_code)
     except Refused as error:
-        return [((*key, "name"), str(error))]
+        where = "" if place == "name" else f"{'.'.join(map(str, key))}.{place}: "
+        return [((*key, place), f"{where}{error}")]
+    return problems
 
 
 def built(
@@ -84,6 +111,13 @@ def _checked(
         raise Refused(f"{what}: '{name}' is made otherwise: {ELSEWHERE[name]}")
     if name not in found:
         raise Refused(f"{what}: there is no '{name}'{did_you_mean(name, found)}")
-    given = 1 if key == ("scheme",) or made_of(found[name]) else 0
-    converted, problems = checked_arguments(found[name], knobs, key, f"{what} ({name})", given)
-    return found[name], converted, problems
+    called, first = found[name], next(iter(inspect.signature(found[name]).parameters), "")
+    given = 1 if key == ("scheme",) or first in (*MADE_OF, FUNCTION) else 0
+    written = {knob: value for knob, value in knobs.items() if first != FUNCTION or knob != FUNCTION}
+    place = f"{what} ({name})"
+    converted, problems = checked_arguments(called, written, key, place, given)
+    if first == FUNCTION and FUNCTION in knobs:
+        converted[FUNCTION] = knobs[FUNCTION]
+    elif first == FUNCTION:
+        problems.append((key, f"'{FUNCTION}' is missing in {place}"))
+    return called, converted, problems

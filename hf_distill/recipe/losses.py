@@ -58,18 +58,35 @@ def loss_class_of(name: str, folder: Path, allow_custom_code: bool, catalogue: t
     return classes[name]
 
 
+def function_at(name: Any, folder: Path, allow_custom_code: bool) -> Callable[..., Any]:
+    """What can be called at a dotted path; `Refused` where there is nothing such, or code is not allowed."""
+    if not isinstance(name, str) or "." not in name:
+        raise Refused(f"expected the dotted path of a function, such as my_rules.answer, found {show(name)}")
+    if not allow_custom_code:
+        raise Refused(f"'{name}' is code; pass --allow-custom-code to run it")
+    found = _imported(name, folder)
+    if not callable(found):
+        raise Refused(f"'{name}' is {'nothing' if found is None else show(found)}; expected a function")
+    return found  # type: ignore[no-any-return]
+
+
 def _custom_class(name: str, folder: Path, base: type) -> type:
+    found = _imported(name, folder)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        what = "nothing" if found is None else show(found)
+        raise Refused(f"'{name}' is {what}; expected a subclass of hf_distill.losses.Loss")
+    return found
+
+
+def _imported(name: str, folder: Path) -> Any:
+    """What is at a dotted path, None if there is nothing; `Refused` where its module cannot be imported."""
     module_name, _, attribute = name.rpartition(".")
     try:
         with _importable(folder):
             module = importlib.import_module(module_name)
     except Exception as error:  # the user's own module, which may raise anything
         raise Refused(f"'{module_name}' cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        what = "nothing" if found is None else show(found)
-        raise Refused(f"'{name}' is {what}; expected a subclass of hf_distill.losses.Loss")
-    return found
+    return getattr(module, attribute, None)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def dump(recipe: "Recipe") -> str:
         ("dataset", "path"),
         ("dataset", "label_names"),
     ):
-        if isinstance(data[part].get(name), str):
+        if isinstance(data.get(part, {}).get(name), str):
             data[part][name] = without_folders(data[part][name])
     if recipe.teacher.also is not None:
         data["teacher"]["also"] = without_folders(recipe.teacher.also)

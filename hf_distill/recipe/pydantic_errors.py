@@ -54,7 +54,7 @@ def explain(
             place = name_of(base + key[:-1]) or "the recipe"
             problems.append((base + key[:-1], f"'{key[-1]}' is missing in {place}"))
         elif entry["type"] == "value_error":
-            problems.append((base + key, f"{name_of(base + key)} {entry['ctx']['error']}"))
+            problems.append((base + key, f"{name_of(base + key)} {entry['ctx']['error']}".lstrip()))
         else:
             expected.setdefault(key, []).append(_expected(entry))
             found[key] = entry["input"]

@@ -1,4 +1,4 @@
-"""The `train` part of a recipe: fields of a config class, converted to the types that it annotates."""
+"""The parts of a recipe that are fields of a config class: `train` and `student.lora`, converted to their types."""
 
 import dataclasses
 import typing
@@ -19,20 +19,34 @@ _RENAMED = {
 
 def checked_train(train: dict[str, Any], config_class: type) -> tuple[dict[str, Any], list[Problem]]:
     """The values converted to the types of the dataclass's fields, and what is wrong with them."""
+    converted, problems = _checked(train, config_class, ("train",))
+    for name in filter(is_secret, converted):
+        cure = "log in with `hf auth login` or set HF_TOKEN"
+        text = f"train.{name}: a recipe is saved beside the model, so it holds no secret; {cure}"
+        problems.append((("train", name), text))
+    return converted, problems
+
+
+def checked_lora(lora: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The same for fields of PEFT's `LoraConfig`."""
+    from peft import LoraConfig  # with torch
+
+    return _checked(lora, LoraConfig, ("student", "lora"))
+
+
+def _checked(values: dict[str, Any], config_class: type, part: Key) -> tuple[dict[str, Any], list[Problem]]:
     hints = typing.get_type_hints(config_class)
     known = [entry.name for entry in dataclasses.fields(config_class) if entry.init]
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
-    for name, value in train.items():
-        key: Key = ("train", name)
-        if name not in known:
-            problems.append((key, f"unknown key '{name}' in train{_renamed(name) or did_you_mean(name, known)}"))
-        elif is_secret(name):
-            cure = "log in with `hf auth login` or set HF_TOKEN"
-            problems.append((key, f"train.{name}: a recipe is saved beside the model, so it holds no secret; {cure}"))
-        else:
+    for name, value in values.items():
+        key: Key = (*part, name)
+        if name in known:
             converted[name], found = convert(value, hints.get(name, Any), key)
             problems += found
+        else:
+            hint = _renamed(name) or did_you_mean(name, known)
+            problems.append((key, f"unknown key '{name}' in {'.'.join(map(str, part))}{hint}"))
     return converted, problems
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
-from hf_distill import attachment, checkpoints, checks, evaluation, hub, progress, report, teachers
+from hf_distill import anatomy, attachment, checkpoints, checks, evaluation, hub, progress, report, teachers
 from hf_distill import recipe as recipes
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
@@ -20,10 +20,12 @@ from hf_distill.losses import TaskLoss
 from hf_distill.profiling import Profile
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
 from hf_distill.run.cached import answers, fill
+from hf_distill.run.models import merged
 from hf_distill.run.prepared import Ready, make_trainer, prepare
 from hf_distill.schemes.folders import MARK
 from hf_distill.tasks import Task
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training_facts import adapters_of
 
 BASELINE_FOLDER = "student_alone"
 
@@ -88,12 +90,12 @@ def train(
     if start is not None:
         console.rule(f"{ALONE}: same start, same steps, no teacher")
         own = _changed(ready.args, output_dir=str(folder / BASELINE_FOLDER), push_to_hub=False)
-        fine_tune(start, ready.dataset, ready.tokenizer, own, resume).save_model()
+        start = _save(fine_tune(start, ready.dataset, ready.tokenizer, own, resume))
     console.rule(DISTILLED)
     facts = _distil(ready, trainer, console, resume)
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
-    models = {TEACHER: ready.asked.model}  # without weights if it was never loaded
+    models = {} if ready.asked.model is None else {TEACHER: ready.asked.model}  # no weights if it was never loaded
     if start is not None:
         models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
@@ -161,13 +163,25 @@ def _run(trainer: DistillationTrainer, resume: bool) -> None:
     trainer.train(resume_from_checkpoint=checkpoints.newest(Path(trainer.args.output_dir)) if resume else None)
 
 
+def _save(trainer: DistillationTrainer) -> Any:
+    """Puts the student into its folder, any adapters merged, and gives it; `train` pushes at the end, once."""
+    student = merged(trainer.model)
+    if student is trainer.model:
+        trainer.save_model(_internal_call=True)
+    elif trainer.args.should_save:
+        for each in (student, trainer.processing_class):
+            each.save_pretrained(trainer.args.output_dir)
+    return student
+
+
 def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume: bool) -> CardFacts:
     """One training, or the recipe's scheme; the student is then in the output folder. Gives what a card can say."""
     found = recipes.build_scheme(ready.recipe)
     if found is None:
         _run(trainer, resume)
-        trainer.save_model(_internal_call=True)  # ours pushes at the end, once, with the figures
-        return trainer.own_facts()
+        facts = trainer.own_facts()
+        ready.student = _save(trainer)
+        return facts
     scheme, knobs = found
     attachment.release(ready.student)
     plan = ready.plan(trainer.teacher, console, resume)
@@ -200,7 +214,8 @@ def _write(
 ) -> evaluation.Figures:
     """Measures, and puts figures, thresholds, recipe and card beside the weights."""
     folder = Path(ready.args.output_dir)
-    order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
+    teacher = ready.teacher
+    order = None if teacher is None else checks.label_order(ready.student, teacher, ready.args.label_map)
     known = _known_answers(ready, ready.asked)
     views = {} if ready.view is None else {TEACHER: ready.seen_by_teacher}
     data = (ready.dataset, ready.task, ready.tokenizer)
@@ -237,7 +252,8 @@ def _introduction(ready: Ready) -> str:
     labels = "" if ready.task is Task.REGRESSION else f", {ready.student.config.num_labels} labels"
     lines = [f"task:    {ready.task}{labels}", f"rows:    {rows}"]
     copied = getattr(ready.student, "copied", None)
-    return "\n".join([*lines, f"student: {copied or type(ready.student).__name__}"])
+    lines.append(f"student: {copied or type(anatomy.unwrap(ready.student)).__name__}")
+    return "\n".join([*lines, *(f"  {said}" for said in [adapters_of(ready.student)] if said)])
 
 
 def _known_answers(ready: Ready, teacher: teachers.Teacher) -> dict[str, Callable[[Dataset], np.ndarray]]:
@@ -250,14 +266,15 @@ def _known_answers(ready: Ready, teacher: teachers.Teacher) -> dict[str, Callabl
 def _teachers_worth(ready: Ready, teacher: teachers.Teacher) -> str:
     """A line with the teacher's own figures on validation, said before hours of learning from it; "" if unknown."""
     rows = ready.dataset.get("validation")
-    if ready.args.process_index or rows is None or (labels := evaluation.labels_of(rows)) is None:
+    model = ready.teacher
+    if model is None or ready.args.process_index or rows is None or (labels := evaluation.labels_of(rows)) is None:
         return ""
     known = _known_answers(ready, teacher)
     if known:
         logits, order = known[TEACHER](rows), None
     else:
-        logits = evaluation.predict(ready.teacher, *ready.seen_by_teacher(rows), description="measuring the teacher")
-        order = checks.label_order(ready.student, ready.teacher, ready.args.label_map)
+        logits = evaluation.predict(model, *ready.seen_by_teacher(rows), description="measuring the teacher")
+        order = checks.label_order(ready.student, model, ready.args.label_map)
     if not np.isfinite(logits).all():
         raise FloatingPointError(
             "the teacher's logits are not finite on the validation split. Load it in float32, or check its weights."

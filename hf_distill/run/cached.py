@@ -14,7 +14,8 @@ from hf_distill import progress
 from hf_distill import recipe as recipes
 from hf_distill.batch import Batch
 from hf_distill.report import digits
-from hf_distill.run.prepared import Ready, has_no_weights, prepare
+from hf_distill.run.models import has_no_weights
+from hf_distill.run.prepared import Ready, prepare
 from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
 from hf_distill.teachers import CachedTeacher

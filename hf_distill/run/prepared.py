@@ -1,25 +1,20 @@
 """All that a recipe names, loaded and checked, nothing trained."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progress_bars
 from rich.console import Console
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
-from hf_distill import anatomy, data, evaluation, metrics, progress, schemes, students, teachers
+from hf_distill import anatomy, data, evaluation, metrics, progress, schemes, teachers
 from hf_distill import recipe as recipes
 from hf_distill.config import DistillationConfig
-from hf_distill.losses import Loss, SoftTargets
-from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
-from hf_distill.teachers.cache import source as sources
-from hf_distill.teachers.cache.manifest import Manifest, skeleton
+from hf_distill.losses import Loss, SoftTargets, TaskLoss
+from hf_distill.run import models
+from hf_distill.tasks import Task, find_task
 from hf_distill.trainer import DistillationTrainer
 
 # schemes that ask a teacher for more than its answers to the training rows
@@ -30,18 +25,22 @@ LOOKS_INSIDE = ("adversarial", "chain", "data_free", "hints", "iterated", "onlin
 class Ready:
     """Everything that a recipe names, loaded and checked, nothing trained.
 
-    The teacher has no weights where its answers are cached: it is loaded only if some of them turn out to be missing.
+    The teacher is None where no model teaches. It has no weights where its answers are cached: it is loaded only if
+    some of them turn out to be missing.
     """
 
     recipe: recipes.Recipe
     args: DistillationConfig
     losses: list[Loss] | None
     metrics: list[Any]
-    teacher: PreTrainedModel
-    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    student: Any
+    """A model, or a PeftModel where the recipe gives it adapters."""
     tokenizer: Any
     dataset: DatasetDict
     task: Task
+    kind: tuple[Callable[..., Any], str] | None = None
+    """The kind of teacher, and what it is made of."""
     view: Any = None
     """The tokenizer of the teacher's own texts, where it reads others than the student."""
     asked: teachers.Teacher | None = None
@@ -51,11 +50,10 @@ class Ready:
 
     def trainer(self) -> DistillationTrainer:
         """The one that distils, after all that it refuses."""
-        losses = self.losses
-        if self.recipe.scheme is not None and losses is None:
-            losses = [SoftTargets()]  # the scheme's stages have their own, and may do without labels
-        kwargs = self._collator()
-        return make_trainer(self.student, self.taught_by(), losses, self.args, self.dataset, self.tokenizer, **kwargs)
+        losses, teacher, kwargs = self.losses, self.taught_by(), self._collator()
+        if self.recipe.scheme is not None and losses is None:  # its stages have their own, and may do without labels
+            losses = [TaskLoss() if isinstance(teacher, teachers.Nobody) else SoftTargets()]
+        return make_trainer(self.student, teacher, losses, self.args, self.dataset, self.tokenizer, **kwargs)
 
     def _collator(self) -> dict[str, Any]:
         return {} if self.view is None else {"data_collator": teachers.PairedCollator(self.tokenizer, self.view)}
@@ -76,7 +74,7 @@ class Ready:
         args.push_to_hub = False  # once, at the end, with the figures
         return schemes.Plan(
             self.student,
-            teacher,
+            None if isinstance(teacher, teachers.Nobody) else teacher,
             self.losses,
             args,
             resume=resume,
@@ -87,25 +85,25 @@ class Ready:
         )
 
     def taught_by(self) -> teachers.Teacher:
-        """The teacher as the recipe says: live or from its answers, and of the kind that it names."""
+        """The teacher as the recipe says: live or from its answers, and of the kind that it names; or nobody."""
         spec, label_map = self.recipe.teacher, self.args.label_map
-        teacher: teachers.Teacher
-        if spec.cache is None:
+        teacher: teachers.Teacher = teachers.Nobody()
+        if self.teacher is not None and spec.cache is None:
             teacher = teachers.ModelTeacher(self.teacher, label_map)
-        else:
-            model = (lambda: _load_teacher(self.recipe)) if has_no_weights(self.teacher) else self.teacher
+        elif self.teacher is not None and spec.cache is not None:
+            model = (lambda: models.load_teacher(self.recipe)) if models.has_no_weights(self.teacher) else self.teacher
             teacher = teachers.CachedTeacher(
                 spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
             )
-        self.asked, found = teacher, recipes.build_teacher_kind(self.recipe)
-        if found is not None:
-            teacher = self._of_kind(teacher, *found)
+        self.asked = teacher
+        if self.kind is not None:
+            teacher = self._of_kind(teacher, *self.kind)
         return teacher if self.view is None else teachers.OtherView(teacher, tokenizer=self.view)
 
     def _of_kind(self, teacher: teachers.Teacher, kind: Callable[..., Any], of: str) -> teachers.Teacher:
         spec, label_map = self.recipe.teacher, self.args.label_map
-        also = [_load_teacher(self.recipe, index) for index in range(len(spec.also or []))]
-        further = [teachers.ModelTeacher(model, label_map) for model in also]
+        also = [models.load_teacher(self.recipe, index) for index in range(len(spec.also or []))]
+        further = [teachers.ModelTeacher(each, label_map) for each in also]
         of_what = {"teacher": [teacher], "teachers": [[teacher, *further]], "student": [self.student], "": []}
         return kind(*of_what[of])  # type: ignore[no-any-return]
 
@@ -128,7 +126,8 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     losses = recipes.build_losses(recipe, allow_custom_code)
     more = [metrics.load(name) for name in recipe.metrics]
     rows = data.load(recipe.dataset, recipe.folder)
-    _check_teacher(recipe)
+    kind = recipes.build_teacher_kind(recipe, allow_custom_code)
+    _check_teacher(recipe, None if kind is None else kind[1])
     if "validation" not in rows and "eval_strategy" not in recipe.train:
         args.eval_strategy = "no"
         if args.load_best_model_at_end:
@@ -137,11 +136,13 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     if args.process_index:
         disable_progress_bars()
     set_seed(args.seed)
-    teacher, task = _teacher(recipe)
-    student, source = _student(recipe, teacher)
-    if recipe.teacher.quantize is not None:  # after the student took its weights
+    teacher = None if recipe.teacher.model is None else models.teacher_of(recipe)
+    like = models.untaught(recipe, rows, names) if teacher is None else teacher
+    student, source = models.student_of(recipe, like)
+    task = find_task(like)
+    if teacher is not None and recipe.teacher.quantize is not None:  # after the student took its weights
         teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
-    with _named("tokenizer of", source):
+    with models.named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
     own_text = recipe.teacher.text is not None
     dataset = data.encode(
@@ -152,26 +153,36 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
         text_pair=recipe.dataset.text_pair,
         labels=recipe.dataset.labels,
         label_names=names,
-        id2label=anatomy.named_labels(student) or anatomy.named_labels(teacher),
-        max_length=recipe.dataset.max_length or _longest(tokenizer, student, *([] if own_text else [teacher])),
+        id2label=anatomy.named_labels(student) or anatomy.named_labels(like),
+        max_length=recipe.dataset.max_length or models.longest(tokenizer, student, *([] if own_text else [like])),
     )
     view = None
     if own_text:
-        dataset, view = _with_view(recipe, rows, dataset, teacher, task)
-    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task, view)
+        dataset, view = _with_view(recipe, rows, dataset, like)
+    if recipe.student.lora is not None:
+        student = models.with_adapters(student, recipe.student.lora)
+    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task, kind, view)
 
 
-def _check_teacher(recipe: recipes.Recipe) -> None:
-    """Refuses what the recipe wants of its teacher, and cannot be had together."""
-    spec, scheme = recipe.teacher, recipe.scheme
+def _check_teacher(recipe: recipes.Recipe, made_of: str | None) -> None:
+    """Refuses what the recipe wants of its teacher, and cannot be had together.
+
+    Args:
+        recipe: from `recipe.load`.
+        made_of: what the kind of teacher is made of; None without one.
+    """
+    spec, scheme, lora = recipe.teacher, recipe.scheme, recipe.student.lora
+    if scheme is not None and lora is not None:
+        raise ValueError(f"scheme {scheme.name} trains whole students in a recipe. Leave student.lora out.")
+    if spec.kind is not None and spec.kind.name == "AdapterOffTeacher" and lora is None:
+        raise ValueError("teacher.kind AdapterOffTeacher: the student has no adapters. Add student.lora={r: 8}.")
     inside = scheme is not None and scheme.name in LOOKS_INSIDE
     if scheme is not None and inside and spec.cache is not None:
         raise ValueError(
             f"scheme {scheme.name} needs the teacher itself, and teacher.cache holds its answers. "
             "Leave teacher.cache out."
         )
-    found = recipes.build_teacher_kind(recipe)
-    if spec.also and (found is None or found[1] != "teachers"):
+    if spec.also and made_of != "teachers":
         raise ValueError(
             "teacher.also names further models, and teacher.kind does not say what they are for. "
             "Add teacher.kind={name: EnsembleTeacher}."
@@ -192,12 +203,12 @@ def _check_teacher(recipe: recipes.Recipe) -> None:
             "teacher.text is encoded by the tokenizer of teacher.model, and those of teacher.also may have others. "
             "Leave one of the two out, or use Python."
         )
-    if spec.kind is not None and found is not None and found[1] not in ("teacher", "teachers"):
+    if spec.kind is not None and made_of not in ("teacher", "teachers"):
         raise ValueError(f"teacher.text: {spec.kind.name} reads what the student reads. Leave teacher.text out.")
 
 
 def _with_view(
-    recipe: recipes.Recipe, rows: DatasetDict, dataset: DatasetDict, teacher: PreTrainedModel, task: Task
+    recipe: recipes.Recipe, rows: DatasetDict, dataset: DatasetDict, teacher: PreTrainedModel
 ) -> tuple[DatasetDict, Any]:
     """The encoded rows with what the teacher reads of them, and its tokenizer."""
     text, source = str(recipe.teacher.text), recipe.model_path("teacher")
@@ -206,9 +217,9 @@ def _with_view(
             raise ValueError(f"teacher.text: {split} has no column '{text}', only {', '.join(part.column_names)}.")
         if part.features[text].dtype != "string" or None in part[text][:]:
             raise ValueError(f"teacher.text: the column '{text}' of {split} is not all texts.")
-    with _named("tokenizer of", source):
+    with models.named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    limit = recipe.dataset.max_length or _longest(tokenizer, teacher)
+    limit = recipe.dataset.max_length or models.longest(tokenizer, teacher)
 
     def both(split: str) -> Dataset:
         theirs = teachers.add_view(
@@ -248,72 +259,3 @@ def _trainer_kwargs(student: PreTrainedModel, dataset: Mapping[str, Dataset], to
         "processing_class": tokenizer,
         "compute_metrics": evaluation.compute_metrics(find_task(student)),
     }
-
-
-def has_no_weights(model: nn.Module) -> bool:
-    """Whether a model is only known by its config, as a teacher whose answers are cached."""
-    return any(parameter.is_meta for parameter in model.parameters())
-
-
-def _teacher(recipe: recipes.Recipe) -> tuple[PreTrainedModel, Task]:
-    """Without its weights where a cache is known to be its own."""
-    spec, source = recipe.teacher, recipe.model_path("teacher")
-    plain = spec.quantize is None  # the files do not say so
-    if spec.cache is not None and plain and sources.is_same(Path(spec.cache), source, spec.dtype, recipe.task):
-        manifest = Manifest.read(Path(spec.cache))
-        assert manifest is not None, "the cache is finished"
-        teacher = skeleton(manifest.fingerprint)
-        return teacher, find_task(teacher)
-    try:
-        teacher = _load_teacher(recipe)
-    except ValueError as error:
-        if spec.cache is None or Manifest.read(Path(spec.cache)) is None or sources.files_of(source):
-            raise
-        raise ValueError(
-            f"teacher.model '{source}' is not on this machine. {spec.cache} holds a teacher's answers, and by its "
-            f"config.json it is known whose: put that file in {source}; its weights may be gone."
-        ) from error
-    return teacher, find_task(teacher)
-
-
-def _load_teacher(recipe: recipes.Recipe, index: int | None = None) -> PreTrainedModel:
-    """The recipe's teacher, or one of its `also`."""
-    dtype = recipe.teacher.dtype
-    source = recipe.model_path("teacher", index)
-    with _named("teacher.model" if index is None else f"teacher.also[{index}]", source):
-        teacher = teachers.load(source, "auto" if dtype == "auto" else getattr(torch, dtype))
-    task = find_task(teacher)
-    if recipe.task is not None and task.per_example:
-        task = Task(recipe.task)
-        teacher.config.problem_type = PROBLEM_TYPES[task]
-    if not task.per_example:
-        raise ValueError(f"recipes are for classifiers and regression, and the teacher solves {task}: use Python.")
-    return teacher
-
-
-def _student(recipe: recipes.Recipe, teacher: PreTrainedModel) -> tuple[PreTrainedModel, str]:
-    """The student, and where its tokenizer is."""
-    spec = recipe.student
-    if spec.model is None:
-        if has_no_weights(teacher):
-            teacher = _load_teacher(recipe)  # to be copied from, and not kept
-        layers = students.spread(teacher, spec.layers) if isinstance(spec.layers, int) else spec.layers
-        return students.from_teacher(teacher, spec.architecture, layers), recipe.model_path("teacher")
-    source = recipe.model_path("student")
-    with _named("student.model", source):
-        return students.load(source, like=teacher), source
-
-
-@contextmanager
-def _named(what: str, source: str) -> Iterator[None]:
-    """What transformers raises for a folder or a Hub id, in one line that says which one it was."""
-    try:
-        yield
-    except Exception as error:  # it raises what it likes; the user needs the name and the reason
-        raise ValueError(f"{what} '{source}': {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _longest(tokenizer: Any, *models: nn.Module) -> int | None:
-    """How many tokens the tokenizer and all models take; None leaves it to the tokenizer."""
-    positions = [number for number in map(anatomy.max_positions, models) if number is not None]
-    return min([tokenizer.model_max_length, *positions]) if positions else None

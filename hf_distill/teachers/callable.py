@@ -46,6 +46,11 @@ class CallableTeacher(Teacher):
         self.function, self.input_names, self.shape = function, input_names, shape
         self._name = getattr(function, "__name__", type(function).__name__)
 
+    @property
+    def known_as(self) -> str:  # type: ignore[override]
+        """See `Teacher`."""
+        return f"the function {self._name}"
+
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. The function is not called."""
         self._wanted, self._device = wanted, device

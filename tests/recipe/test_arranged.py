@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -47,6 +47,14 @@ def test_every_scheme_and_every_kind_of_the_package_can_be_named() -> None:
             "'PeerTeacher' is made otherwise: use scheme: {name: mutual} or {name: online}",
         ),
         ("teacher.kind={name: NoSuchTeacher}", "teacher.kind: there is no 'NoSuchTeacher'"),
+        ("teacher.kind={name: CallableTeacher}", "'function' is missing in teacher.kind (CallableTeacher)"),
+        (
+            "teacher.kind={name: CallableTeacher, function: rules.answer}",
+            "teacher.kind.function: 'rules.answer' is code; pass --allow-custom-code to run it",
+        ),
+        ("teacher.kind={name: CallableTeacher, function: answer}", "found 'answer'"),
+        ("teacher.kind={name: CallableTeacher, function: 3}", "the dotted path of a function, such as"),
+        ("teacher.kind={name: CallableTeacher, function: a.b, shap: 3}", "unknown key 'shap' in teacher.kind"),
     ],
 )
 def test_each_refusal_names_its_place(override: str, message: str) -> None:
@@ -119,3 +127,55 @@ def test_every_knob_of_a_scheme_that_may_be_a_path_is_known() -> None:
         if name != "return" and (hint is str or str in get_args(hint))
     }
     assert texts == {*arranged.MODELS, *arranged.FOLDERS, "prefix"}  # the last is of columns' names
+
+
+def test_a_function_beside_the_recipe_teaches_where_code_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "answers_of_rules.py").write_text("def answer(batch): return [[0.0]]\nnumber = 3\n")
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    kind = "teacher.kind={name: CallableTeacher, function: answers_of_rules.answer, input_names: [text]}"
+    recipe = load(tmp_path / "recipe.yaml", [kind], allow_custom_code=True)
+    called, of = build_teacher_kind(recipe, allow_custom_code=True)  # type: ignore[misc]
+    made = called()
+    assert (of, type(made), made.function.__name__, made.input_names) == (
+        "",
+        teachers.CallableTeacher,
+        "answer",
+        ["text"],
+    )
+    assert "function: answers_of_rules.answer" in dump(recipe)
+    with pytest.raises(RecipeError, match=r"teacher\.kind\.function: 'answers_of_rules\.answer' is code; pass"):
+        build_teacher_kind(recipe)
+    for name, what in (("gone", "nothing"), ("number", "3")):
+        with pytest.raises(RecipeError, match=rf"'answers_of_rules\.{name}' is {what}; expected a function"):
+            load(tmp_path / "recipe.yaml", [kind.replace(".answer", f".{name}")], allow_custom_code=True)
+    with pytest.raises(RecipeError, match="'no_such_rules' cannot be imported: ModuleNotFoundError"):
+        load(tmp_path / "recipe.yaml", [kind.replace("answers_of", "no_such")], allow_custom_code=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "without"),
+    [
+        (None, None, False),
+        ("NoisyTeacher", "mutual", False),
+        ("EnsembleTeacher", None, False),
+        ("NoSuchTeacher", None, False),
+        ("PastSelf", None, True),
+        ("EMATeacher", None, True),
+        ("AdapterOffTeacher", None, True),
+        ("CallableTeacher", None, True),
+        (None, "chain", False),
+        (None, "progressive_self", True),
+    ],
+)
+def test_who_does_without_a_model(kind: str | None, scheme: str | None, without: bool) -> None:
+    assert arranged.does_without_model(kind, scheme) == without
+
+
+def test_every_scheme_that_asks_nobody_is_known_as_such() -> None:
+    asks = {name for name, each in arranged.schemes().items() if "need_teacher" in source_of(each)}
+    assert arranged.schemes().keys() - asks == {*arranged.WITHOUT_TEACHER}
+
+
+def source_of(scheme: Any) -> str:
+    """Its own function, and those beside it that it is made of."""
+    return inspect.getsource(inspect.getmodule(inspect.unwrap(scheme)))  # type: ignore[arg-type]

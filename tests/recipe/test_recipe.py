@@ -96,7 +96,6 @@ def test_exactly_one_problem_is_one_line() -> None:
 def test_all_problems_are_listed_in_the_order_of_the_file() -> None:
     text = GOOD.replace("model:", "modle:").replace("temperature", "tempature").replace("5e-5", "fast")
     assert refusal(write(text), "train.lr=3").split("\n") == [
-        "recipe.yaml:2: 'model' is missing in teacher",
         "recipe.yaml:2: unknown key 'modle' in teacher; did you mean 'model'?",
         "recipe.yaml:10: unknown key 'tempature' in losses[1] (SoftTargets); did you mean 'temperature'?",
         "recipe.yaml:16: train.learning_rate: expected a number, found 'fast'",

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from written_recipes import assert_refused
 
+from hf_distill.recipe import RecipeError, parse
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +35,16 @@ LINES = [  # what is replaced in GOOD, by what, and the one line that must come 
 )
 def test_each_refusal_names_its_line(old: str, new: str, line: str) -> None:
     assert_refused(old, new, line)
+
+
+def test_adapters_are_fields_of_peft(tmp_path: Path) -> None:
+    text = "teacher: {model: t}\nstudent: {from: teacher, lora: {r: 4, target_modules: [query]}}\ndataset: {path: x}\n"
+    assert parse(text).student.lora == {"r": 4, "target_modules": ["query"]}
+    for old, new, message in (
+        ("r: 4", "rank: 4", "2: unknown key 'rank' in student.lora"),
+        ("r: 4", "r: many", "2: student.lora.r: expected a whole number, found 'many'"),
+        ("lora: {r: 4, target_modules: [query]}", "lora: 8", "2: student.lora: expected a map (key: value), found 8"),
+    ):
+        with pytest.raises(RecipeError) as refused:
+            parse(text.replace(old, new))
+        assert str(refused.value).startswith(f"recipe:{message}")

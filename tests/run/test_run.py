@@ -383,3 +383,62 @@ def test_a_kind_around_a_cached_teacher_asks_it_once(folder):
     shutil.rmtree("teacher/model.safetensors", ignore_errors=True)
     again, _ = train(*changes, "student={model: out}")
     assert again.facts[0].metrics == result.facts[0].metrics
+
+
+# ---- without a teacher's model, and with adapters ------------------------------------------------------------------
+
+
+def test_a_function_teaches(folder):
+    Path("rules_of_run.py").write_text(
+        "asked = []\n"
+        "def answer(batch):\n"
+        "    asked.append(batch.rows)\n"
+        "    return [[2.0, -2.0, 0.0, 0.0, 1.0]] * batch.rows\n"
+    )
+    kind = "{kind: {name: CallableTeacher, function: rules_of_run.answer}}"
+    changes = [*QUICK, f"teacher={kind}", "student={model: teacher}", "losses=[{name: SoftTargets}]", "baseline=true"]
+    loaded = recipe.load("recipe.yaml", changes, allow_custom_code=True)
+    console = Console(file=StringIO(), width=80)
+    result = run.train(loaded, console, allow_custom_code=True)
+    assert sys.modules["rules_of_run"].asked[:2] == [8, 8]
+    assert [fact.name for fact in result.facts] == ["student alone", "distilled student"]
+    assert result.facts[1].agreement is None
+    card = Path("out/README.md").read_text()
+    assert "taught by the function answer." in card
+    assert "- Teacher:" not in card
+    assert "teacher:" not in console.file.getvalue()
+
+
+def test_a_scheme_without_a_teacher_needs_none_in_the_recipe(folder):
+    changes = ["teacher={}", "student={model: teacher}", "losses=null", "scheme={name: progressive_self}"]
+    result, _ = train(*changes)
+    assert [fact.name for fact in result.facts] == ["distilled student"]
+    assert "taught by its own answers of an epoch before, by `progressive_self(" in Path("out/README.md").read_text()
+
+
+def test_a_student_with_adapters_is_saved_whole_and_goes_on_from_its_checkpoint(folder):
+    changes = [
+        "teacher.kind={name: AdapterOffTeacher}",
+        "student={from: teacher, lora: {r: 2}}",
+        "losses=[{name: TaskLoss}, {name: SoftTargets}]",
+        "baseline=true",
+        "train.learning_rate=0.01",
+    ]
+    result, printed = train(*changes, "train.save_steps=1", "train.save_strategy=steps", "train.max_steps=2")
+    assert re.search(r"\n  [\d,]+ of [\d,]+ weights trained \(LORA\)\n", printed)
+    assert [fact.name for fact in result.facts] == ["teacher", "student alone", "distilled student"]
+    assert result.facts[0].parameters == result.facts[2].parameters
+    assert not list(Path("out").glob("adapter*"))
+    assert list(Path("out/checkpoint-1").glob("adapter*"))
+    card = Path("out/README.md").read_text()
+    assert "weights trained (LORA), made from `teacher`" in card
+    saved, started = (AutoModelForSequenceClassification.from_pretrained(each) for each in ("out", "teacher"))
+    for name in ("query", "key"):  # PEFT adapts queries and values of a BERT
+        pair = [getattr(each.bert.encoder.layer[0].attention.self, name).weight for each in (saved, started)]
+        assert torch.equal(*pair) == (name == "key")
+    for file in ("model.safetensors", "config.json"):
+        Path("out", file).unlink()
+    shutil.rmtree("out/checkpoint-2")
+    train(*changes, "train.save_strategy=steps", "train.save_steps=1", "train.max_steps=2", resume=True)
+    again = AutoModelForSequenceClassification.from_pretrained("out")
+    assert all(torch.allclose(value, weights(saved)[name], atol=1e-6) for name, value in weights(again).items())

@@ -1,0 +1,131 @@
+"""The models that a recipe names: who teaches, and who learns."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from hf_distill import anatomy, data, students, teachers
+from hf_distill import recipe as recipes
+from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
+from hf_distill.teachers.cache import source as sources
+from hf_distill.teachers.cache.manifest import Manifest, skeleton
+
+
+def has_no_weights(model: nn.Module) -> bool:
+    """Whether a model is only known by its config, as a teacher whose answers are cached."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def teacher_of(recipe: recipes.Recipe) -> PreTrainedModel:
+    """Without its weights where a cache is known to be its own."""
+    spec, source = recipe.teacher, recipe.model_path("teacher")
+    plain = spec.quantize is None  # the files do not say so
+    if spec.cache is not None and plain and sources.is_same(Path(spec.cache), source, spec.dtype, recipe.task):
+        manifest = Manifest.read(Path(spec.cache))
+        assert manifest is not None, "the cache is finished"
+        return skeleton(manifest.fingerprint)
+    try:
+        return load_teacher(recipe)
+    except ValueError as error:
+        if spec.cache is None or Manifest.read(Path(spec.cache)) is None or sources.files_of(source):
+            raise
+        raise ValueError(
+            f"teacher.model '{source}' is not on this machine. {spec.cache} holds a teacher's answers, and by its "
+            f"config.json it is known whose: put that file in {source}; its weights may be gone."
+        ) from error
+
+
+def load_teacher(recipe: recipes.Recipe, index: int | None = None) -> PreTrainedModel:
+    """The recipe's teacher, or one of its `also`."""
+    dtype = recipe.teacher.dtype
+    source = recipe.model_path("teacher", index)
+    with named("teacher.model" if index is None else f"teacher.also[{index}]", source):
+        teacher = teachers.load(source, "auto" if dtype == "auto" else getattr(torch, dtype))
+    task = find_task(teacher)
+    if recipe.task is not None and task.per_example:
+        task = Task(recipe.task)
+        teacher.config.problem_type = PROBLEM_TYPES[task]
+    if not task.per_example:
+        raise ValueError(f"recipes are for classifiers and regression, and the teacher solves {task}: use Python.")
+    return teacher
+
+
+def student_of(recipe: recipes.Recipe, like: PreTrainedModel) -> tuple[PreTrainedModel, str]:
+    """The student, and where its tokenizer is.
+
+    Args:
+        recipe: from `recipe.load`.
+        like: what has its task and labels: the teacher, or what `untaught` gives.
+    """
+    spec = recipe.student
+    if spec.model is None:
+        if has_no_weights(like):
+            like = load_teacher(recipe)  # to be copied from, and not kept
+        layers = students.spread(like, spec.layers) if isinstance(spec.layers, int) else spec.layers
+        return students.from_teacher(like, spec.architecture, layers), recipe.model_path("teacher")
+    source = recipe.model_path("student")
+    with named("student.model", source):
+        return students.load(source, like=like), source
+
+
+def untaught(recipe: recipes.Recipe, rows: DatasetDict, label_names: list[str] | None) -> PreTrainedModel:
+    """A model without weights that has the task and the labels of a student where no model teaches.
+
+    They are those of the student's own head, if its checkpoint has one; else the recipe's task, and the labels of the
+    data.
+
+    Raises:
+        ValueError: nothing says what task it is.
+    """
+    source = recipe.model_path("student")
+    with named("student.model", source):
+        config = AutoConfig.from_pretrained(source)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        if recipe.task is None:
+            raise ValueError(f"student.model '{source}' has no head, and no teacher says what task it is. Add task.")
+        names = label_names or data.label_names_of(rows, recipe.task, recipe.dataset.labels or "labels")
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+    if recipe.task is not None:
+        config.problem_type = PROBLEM_TYPES[Task(recipe.task)]
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
+
+
+def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
+    """The student, of which low-rank adapters and the head learn.
+
+    Raises:
+        ValueError: PEFT refuses it.
+    """
+    try:
+        return get_peft_model(student, LoraConfig(**{"task_type": "SEQ_CLS", **lora}))  # type: ignore[return-value]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"student.lora: {' '.join(str(error).split())}") from error
+
+
+def merged(student: Any) -> PreTrainedModel:
+    """A student with its adapters merged into it, if it has any."""
+    return student.merge_and_unload() if isinstance(student, PeftModel) else student  # type: ignore[no-any-return]
+
+
+@contextmanager
+def named(what: str, source: str) -> Iterator[None]:
+    """What transformers raises for a folder or a Hub id, in one line that says which one it was."""
+    try:
+        yield
+    except Exception as error:  # it raises what it likes; the user needs the name and the reason
+        raise ValueError(f"{what} '{source}': {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def longest(tokenizer: Any, *models: nn.Module) -> int | None:
+    """How many tokens the tokenizer and all models take; None leaves it to the tokenizer."""
+    positions = [number for number in map(anatomy.max_positions, models) if number is not None]
+    return min([tokenizer.model_max_length, *positions]) if positions else None
