@@ -100,9 +100,14 @@ class Field(ABC):
         self.tokenizer: Any = None
         self.collate: Any = default_data_collator
 
-    @abstractmethod
     def student(self) -> Any:
         """A fresh student, always the same one of a seed."""
+        set_seed(self.seed)
+        return self.another()
+
+    @abstractmethod
+    def another(self) -> Any:
+        """A fresh student, with a head of its own each time it is called."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -220,8 +225,7 @@ class Queries(Field):
         """Of most runs."""
         return self.teachers[0]
 
-    def student(self) -> Any:
-        set_seed(self.seed)
+    def another(self) -> Any:
         return students.keep_layers(self.encoder(), BLOCKS)
 
 
@@ -230,7 +234,7 @@ class CutOut(Queries):
 
     reference = "cut out of the teacher"
 
-    def student(self) -> Any:
+    def another(self) -> Any:
         return students.keep_layers(self.teachers[0].model, BLOCKS)
 
 
@@ -254,8 +258,7 @@ class Drawings(Field):
             self.viewed("pixel_values", rows) for rows in (self.labelled, self.rows["test"])
         )
 
-    def student(self) -> Any:
-        set_seed(self.seed)
+    def another(self) -> Any:
         shape = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
         return ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **shape, **names_of(self.names)))
 
@@ -314,8 +317,7 @@ class Sentences(Field):
             self.noted["teacher"] = self.measure(model)["accuracy"]
         return model
 
-    def student(self) -> Any:
-        set_seed(self.seed)
+    def another(self) -> Any:
         return students.keep_layers(AutoModel.from_pretrained(demo.encoder_folder(), add_pooling_layer=False), BLOCKS)
 
     def plan(self, folder: Path, teacher: Any, student: Any = None, **more: Any) -> schemes.Plan:

@@ -52,12 +52,20 @@ def by_labels(field: Field, folder: Path) -> nn.Module:
     return alone(field, folder, teachers.Nobody(), [losses.TaskLoss()])
 
 
-def scheme(name: str, taught: bool = True, **knobs: Any) -> Run:
+def scheme(name: str, **knobs: Any) -> Run:
     """A scheme with the losses that a plan has by default."""
 
     def carried_out(field: Any, folder: Path) -> nn.Module:
-        plan = field.plan(folder, field.teacher() if taught else None)
-        return getattr(schemes, name)(plan, **knobs)
+        return getattr(schemes, name)(field.plan(folder, field.teacher()), **knobs)
+
+    return carried_out
+
+
+def generations(**knobs: Any) -> Run:
+    """Each with a head of its own."""
+
+    def carried_out(field: Any, folder: Path) -> nn.Module:
+        return schemes.born_again(field.plan(folder, field.teacher(), student=field.another), **knobs)
 
     return carried_out
 
@@ -118,6 +126,20 @@ def both_learn(field: Queries, folder: Path) -> nn.Module:
     """The teacher starts as the encoder that it was before it was fine-tuned."""
     set_seed(field.seed)
     return schemes.online(field.plan(folder, field.encoder()), learning_rate=1e-4)
+
+
+def born_of_labels(field: Queries, folder: Path) -> nn.Module:
+    """Notes how good the start of each later generation gets by the labels alone: its teacher is the difference."""
+    student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
+    with field.aside():
+        for number in (2, 3):
+            set_seed(field.seed + number)  # as a plan does
+            untaught, seed = field.another(), field.seed + number - 1
+            terms, own = [losses.TaskLoss()], folder / f"untaught_{number}"
+            field.trainer(untaught, teachers.Nobody(), terms, own, seed=seed).train()
+            found = field.measure(untaught)
+            field.noted |= {f"start of generation {number}, of labels: {what}": found[what] for what in found}
+    return student
 
 
 def with_exits(make: Callable[[Queries], nn.Module], exits: list[int]) -> Run:
@@ -289,11 +311,11 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "two teachers": by_ensemble,
         "multi_teacher_triplet": by_many,
         "chain": scheme("chain", sizes=[4]),
-        "born_again": scheme("born_again", generations=3),
-        "born_again, ensemble": scheme("born_again", generations=2, ensemble=True),
-        "born_again, cwtm": scheme("born_again", generations=2, weighting="cwtm"),
-        "born_again, dkpp": scheme("born_again", generations=2, weighting="dkpp"),
-        "born_again, of labels": scheme("born_again", taught=False, generations=3, ensemble=True),
+        "born_again": generations(generations=3),
+        "born_again, ensemble": generations(generations=2, ensemble=True),
+        "born_again, cwtm": generations(generations=2, weighting="cwtm"),
+        "born_again, dkpp": generations(generations=2, weighting="dkpp"),
+        "born_again, of labels": born_of_labels,
         "hints": scheme("hints", share=0.3),
         "two_stage": scheme("two_stage", share=0.5),
         "two_stage, copies": with_copies,
@@ -325,7 +347,7 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "embeddings: distances and angles": by_distances,
         "embeddings: chain": scheme("chain", sizes=[4]),
         "embeddings: iterated": scheme("iterated", drop=2),
-        "embeddings: born_again": scheme("born_again", generations=3),
+        "embeddings: born_again": generations(generations=3),
         "embeddings: hints": scheme("hints", share=0.3),
         "embeddings: two_stage": scheme("two_stage", share=0.5),
     },

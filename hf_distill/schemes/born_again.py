@@ -5,10 +5,13 @@ from typing import Any, Literal, get_args
 
 from transformers import PreTrainedModel
 
-from hf_distill.losses import CWTM, Loss, TaskLoss
+from hf_distill import anatomy
+from hf_distill.losses import CWTM, Loss, SoftTargets, TaskLoss
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
+from hf_distill.tasks import Task, find_task
 from hf_distill.teachers import EnsembleTeacher, OtherView, PermutedTeacher, Teacher
+from hf_distill.teachers.learner import weight_like_labels
 
 Weighting = Literal["none", "cwtm", "dkpp"]
 
@@ -19,8 +22,14 @@ def born_again(
 ) -> PreTrainedModel:
     """Trains generation after generation of one architecture, each from a fresh start and taught by the one before.
 
+    A generation that sees the same rows in the same order from the same start as the one before is nearly the same
+    model, and learns nothing from it. So each has a seed of its own, one above the former's; pass the plan a function
+    that makes students, and each has a head of its own too.
+
     Args:
         plan: its teacher teaches the first generation; where there is none, the first learns from the labels alone.
+            Where it names no losses, they are the paper's: `[TaskLoss(), SoftTargets(temperature=1.0)]`, which count
+            alike; of embeddings the default of a `DistillationTrainer`.
         generations: how many.
         weighting: what else a generation could have of its teacher, to find out what helps: ``"cwtm"`` weighs the
             labels of an example by the teacher's largest probability (in place of each `TaskLoss`; where the plan
@@ -37,22 +46,31 @@ def born_again(
             labels where the plan's losses look at none.
 
     Reference: Furlanello et al. 2018, arXiv:1805.04770.
-    Differs from the paper: the losses are the plan's; the paper's are `[TaskLoss(), SoftTargets(temperature=1.0)]`.
-    The paper's ensemble is only measured; the student of it is added.
+    Differs from the paper: its ensemble is only measured; the student of it is added.
     """
     _check(generations, weighting, ensemble)
-    losses = _weighted(plan.losses) if weighting == "cwtm" else plan.losses
     teacher, born = plan.teacher, []
     for number in range(1, generations + 1):
         heard = _permuted(teacher) if weighting == "dkpp" and teacher is not None else teacher
-        taught_by = losses if teacher is not None else None
-        teacher = plan.stage(f"generation_{number}", plan.fresh(), heard, taught_by)
+        teacher = _generation(plan, f"generation_{number}", len(born), heard, weighting)
         born.append(teacher)
     if not ensemble:
         return teacher
     together = EnsembleTeacher(born)
     plan.judge("ensemble", together, plan.fresh())
-    return plan.stage("student_of_ensemble", plan.fresh(), together)
+    return _generation(plan, "student_of_ensemble", len(born), together)
+
+
+def _generation(plan: Plan, name: str, before: int, teacher: Any, weighting: Weighting = "none") -> PreTrainedModel:
+    """One more student; `before` were born before it."""
+    student, losses = plan.fresh(), plan.losses
+    if weighting == "cwtm":
+        losses = _weighted(losses)
+    elif losses is None and find_task(anatomy.unwrap(student)) is not Task.EMBEDDING:
+        losses = [TaskLoss(), SoftTargets(temperature=1.0, weight=weight_like_labels(student))]
+    return plan.stage(
+        name, student, teacher, None if teacher is None else losses, args={"seed": plan.args.seed + before}
+    )
 
 
 def _check(generations: int, weighting: str, ensemble: bool) -> None:

@@ -12,15 +12,28 @@ from hf_distill.teachers import EnsembleTeacher, OtherView, PairedCollator, Perm
 
 from .arranged import SAVING, Stop, plan, planned
 
+PAPER = [TaskLoss(), SoftTargets(temperature=1.0)]
+SEED = 42  # of the Trainer, where none is given
+
 
 def test_generations_by_hand(tmp_path):
     last = schemes.born_again(plan(tmp_path / "scheme"), generations=3)
-    teacher = classifier(seed=1).eval()
-    for number in range(3):
-        trainer = distillation(tmp_path / str(number), classifier(), teacher)
-        trainer.train()
-        teacher = trainer.model.eval()
-    assert same(weights(last), weights(teacher))
+    assert same(weights(last), weights(by_hand(tmp_path, generations=3)[-1]))
+
+
+def test_the_losses_of_the_plan_win_over_the_papers(tmp_path):
+    own = [TaskLoss(weight=0.5), SoftTargets(temperature=2.0, weight=0.5)]
+    last = schemes.born_again(plan(tmp_path / "scheme", losses=own), generations=2)
+    assert same(weights(last), weights(by_hand(tmp_path, own)[-1]))
+
+
+def test_soft_targets_of_several_labels_count_as_the_labels_do(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(schemes.Plan, "stage", lambda plan, name, student, teacher, losses, **_: seen.append(losses))
+    several = classifier(problem_type="multi_label_classification", num_labels=4)
+    schemes.born_again.__wrapped__(planned(tmp_path, several, classifier(seed=1)), generations=1)
+    assert [each.config for each in seen[0]] == [each.config for each in PAPER]
+    assert [each.weight for each in seen[0]] == [1.0, 0.25]
 
 
 def test_without_a_teacher_the_first_generation_learns_from_the_labels(tmp_path):
@@ -44,10 +57,10 @@ def test_no_generation_is_refused(tmp_path, generations):
         schemes.born_again(plan(tmp_path), generations=generations)
 
 
-def by_hand(folder, losses=None, wrap=lambda teacher: teacher, generations=2):
+def by_hand(folder, losses=PAPER, wrap=lambda teacher: teacher, generations=2):
     teacher, born = classifier(seed=1).eval(), []
     for number in range(generations):
-        trainer = distillation(folder / str(number), classifier(), wrap(teacher), losses)
+        trainer = distillation(folder / str(number), classifier(), wrap(teacher), losses, seed=SEED + number)
         trainer.train()
         teacher = trainer.model.eval()
         born.append(teacher)
@@ -61,7 +74,7 @@ def test_all_generations_teach_one_more_and_are_measured_together(tmp_path):
     made = plan(tmp_path / "scheme", eval_dataset=rows(18), compute_metrics=accuracy)
     student = schemes.born_again(made, generations=2, ensemble=True)
     born = by_hand(tmp_path)
-    alone = distillation(tmp_path / "alone", classifier(), EnsembleTeacher(born))
+    alone = distillation(tmp_path / "alone", classifier(), EnsembleTeacher(born), PAPER, seed=SEED + 2)
     alone.train()
     assert same(weights(student), weights(alone.model))
     stages = json.loads((tmp_path / "scheme" / "stages.json").read_text())["stages"]
@@ -103,7 +116,9 @@ def test_a_teacher_of_another_view_is_shuffled_inside_of_it(tmp_path):
     paired = {"data": data, "data_collator": PairedCollator(words(), words())}
     made = planned(tmp_path / "scheme", classifier(), OtherView(classifier(seed=1)), **paired)
     found = schemes.born_again(made, generations=1, weighting="dkpp")
-    by_hand = distillation(tmp_path / "hand", classifier(), OtherView(PermutedTeacher(classifier(seed=1))), **paired)
+    by_hand = distillation(
+        tmp_path / "hand", classifier(), OtherView(PermutedTeacher(classifier(seed=1))), PAPER, **paired
+    )
     by_hand.train()
     assert same(weights(found), weights(by_hand.model))
 
