@@ -3,7 +3,8 @@
     python examples/adapter_off_teacher.py --rank 8 --hold 0.5
 
 There is one model in memory: with its adapters it is the student, without them the teacher. On messages of a new kind
-it then learns their labels and forgets less of what it knew.
+it then learns their labels and forgets less of what it knew. A recipe says
+`teacher: {kind: {name: AdapterOffTeacher}}` and `student: {model: ..., lora: {r: 8}}`.
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings, show

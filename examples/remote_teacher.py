@@ -2,7 +2,8 @@
 
     python examples/remote_teacher.py
 
-So that it runs anywhere, the service is a thread of this script behind an HTTP port; any other takes its place.
+So that it runs anywhere, the service is a thread of this script behind an HTTP port; any other takes its place. A
+recipe says `teacher: {kind: {name: CallableTeacher, function: my_rules.answer}}`, of a module beside it.
 """
 
 import json

@@ -146,6 +146,7 @@ def check_student(home: Path, printed: str, left: float = 0.95) -> None:
         "ensemble_teacher",
         "lora_student",
         "noisy_teacher",
+        "quantized_teacher",
         "remote_teacher",
         "selective_teacher",
     ],
@@ -415,7 +416,8 @@ def test_data_free_trains_on_no_text(source: str, home: Path) -> None:
 
 def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
-    known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "remote_teacher", "selective_teacher"}
+    known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "quantized_teacher"}
+    known |= {"remote_teacher", "selective_teacher"}
     known |= {"specialists", "emoji_pairs", *SCHEMES, *OTHERS}  # the pairs are of cross_modal
     assert set(NAMES) == known
 

@@ -4,6 +4,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.augment.boundary import BoundaryTeacher
 from hf_distill.losses import BoundaryTargets, SoftTargets, TaskLoss, linear
+from hf_distill.schemes.given import one_alone
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 
@@ -50,7 +51,7 @@ def adversarial(
     """
     if min(soft, boundary) < 0:
         raise ValueError(f"adversarial: soft is {soft} and boundary {boundary}; weights must be at least 0.")
-    teacher = BoundaryTeacher(plan.need_teacher(), most, iterations, stride)
+    teacher = BoundaryTeacher(one_alone(plan.need_teacher(), "adversarial"), most, iterations, stride)
     unsquared = temperature**-2  # the paper's soft targets are not multiplied by the temperature's square, ours are
     losses = [
         *(plan.losses or [TaskLoss(), SoftTargets(temperature, weight=linear((soft + 1) * unsquared, unsquared))])

@@ -28,6 +28,21 @@ def teacher_of(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
     return teacher
 
 
+def one_alone(teacher: Teacher, scheme: str) -> Teacher:
+    """The teacher, of whose inside a scheme's own losses learn.
+
+    Raises:
+        ValueError: it is several, and those losses cannot say whose inside is meant.
+    """
+    several = next((each for each in everybody(teacher) if len(each.members) > 1), None)
+    if several is not None:
+        raise ValueError(
+            f"{scheme} learns from the inside of its teacher, and {type(several).__name__} is "
+            f"{len(several.members)} of them. Pass one as teacher=."
+        )
+    return teacher
+
+
 def student_of(
     given: str, teacher: Teacher | None, trainer_kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:

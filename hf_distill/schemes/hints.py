@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from hf_distill import anatomy
 from hf_distill.losses import HiddenMSE, match_layers
+from hf_distill.schemes.given import one_alone
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 from hf_distill.schemes.selection import by_last
@@ -45,7 +46,7 @@ def hints(
     """
     if not 0 < share < 1:
         raise ValueError(f"hints: share is {share}; it must be above 0 and below 1.")
-    teacher, student = plan.need_teacher(), plan.fresh()
+    teacher, student = one_alone(plan.need_teacher(), "hints"), plan.fresh()
     if teacher.shape is None:
         raise ValueError(f"hints are hidden states, and a {type(teacher).__name__} has none. Pass a model as teacher.")
     mine = anatomy.describe(student)

@@ -55,7 +55,7 @@ def mutual(plan: Plan, students: int = 2, temperature: float | None = None, star
         raise ValueError('mutual: start="given" needs students that differ: pass the Plan a function that makes them.')
     first = plan.fresh()
     _check_student(plan, first, start)
-    softness = shared(plan.losses, temperature, 1.0, "mutual")
+    softness = shared(plan.losses, temperature, 1.0, "mutual", several=students > 2)
     losses = plan.losses or [TaskLoss(), SoftTargets(softness, weight=weight_like_labels(first))]
     peers = [_another(plan, number, start) for number in range(2, students + 1)]
     student = plan.stage("student", first, PeerTeacher(peers, losses, temperature=softness), losses)

@@ -145,6 +145,10 @@ def _rows(plan: Plan, classes: list[int], labels: int, seed: int) -> tuple[Datas
             f"specialists: all {len(rows)} rows of train_dataset have a negative label, which stands for none. "
             "Specialists learn from labels: pass some rows that have one."
         )
+    if given.max() >= labels:
+        raise ValueError(
+            f"specialists: train_dataset has the label {given.max()}, and the generalist knows 0 to {labels - 1}."
+        )
     if plan.rehearsing:  # there may be no row of these classes: the labels are invented
         invented = np.array([0, len(classes)])[: len(known)]
         return _relabelled(rows, known[:2], column, invented), 1.0

@@ -10,6 +10,7 @@ from hf_distill.augment import MaskedWords, Neighbours, replace_words
 from hf_distill.losses import AttentionKL, AttentionMSE, HiddenMSE, Loss, SoftTargets, match_layers
 from hf_distill.losses.attention_maps import Heads
 from hf_distill.schemes.chain import model_of
+from hf_distill.schemes.given import one_alone
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 from hf_distill.schemes.selection import by_last
@@ -65,7 +66,7 @@ def two_stage(
         raise ValueError(f"two_stage: share is {share}; it must be above 0 and below 1.")
     if samples < 0:
         raise ValueError(f"two_stage: samples is {samples}; it must be 0, for no copies, or more.")
-    student, teacher, whole = plan.fresh(), plan.need_teacher(), model_of(plan, "two_stage")
+    student, teacher, whole = plan.fresh(), one_alone(plan.need_teacher(), "two_stage"), model_of(plan, "two_stage")
     inside = _inside(anatomy.describe(student), anatomy.describe(whole), attention)
     rows: Any = {}
     if samples:

@@ -8,7 +8,7 @@ from runs import QUICK, classifier, exactly, rows, words
 
 from hf_distill import DistillationConfig, schemes
 from hf_distill.losses import SoftTargets
-from hf_distill.teachers import AdapterOffTeacher, NoisyTeacher
+from hf_distill.teachers import AdapterOffTeacher, EnsembleTeacher, NoisyTeacher
 
 
 def test_a_student_by_its_id_takes_the_teachers_head_and_brings_its_tokenizer(tmp_path):
@@ -32,3 +32,18 @@ def test_what_cannot_be_several_is_refused():
         schemes.Plan(classifier(), [classifier(seed=1), classifier(seed=2)])
     with pytest.raises(ValueError, match="cannot be loaded by id"):
         schemes.Plan("somewhere")
+
+
+@pytest.mark.parametrize("name", ["adversarial", "hints", "two_stage"])
+def test_a_scheme_that_learns_from_the_inside_takes_one_teacher(tmp_path, name):
+    several = EnsembleTeacher([classifier(seed=seed).eval() for seed in (1, 2)])
+    for given in (several, NoisyTeacher(several, sigma=0.1)):
+        made = schemes.Plan(classifier(), given, args=DistillationConfig(str(tmp_path), **QUICK), train_dataset=rows())
+        message = (
+            f"{name} learns from the inside of its teacher, and EnsembleTeacher is 2 of them. Pass one as teacher=."
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            getattr(schemes, name).rehearse(made)
+    getattr(schemes, name).rehearse(
+        schemes.Plan(classifier(), several.members[0], args=made.args, train_dataset=rows())
+    )

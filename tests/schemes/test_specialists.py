@@ -87,6 +87,13 @@ def test_rows_without_a_label_are_of_no_class(tmp_path):
         schemes.specialists(planned(tmp_path, data=unlabelled))
 
 
+def test_a_label_that_the_generalist_does_not_know_is_refused(tmp_path):
+    strange = rows(12).map(lambda row, number: {"labels": LABELS if number == 7 else row["labels"]}, with_indices=True)
+    message = f"specialists: train_dataset has the label {LABELS}, and the generalist knows 0 to {LABELS - 1}."
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.specialists.rehearse(planned(tmp_path, data=strange), count=2)
+
+
 @pytest.mark.parametrize("there", [[2, 3, 4, 5], [0, 1]])
 def test_a_rehearsal_needs_no_row_of_any_class(tmp_path, there):
     """Labels 2 to 5 of 6, and no row of another than classes 0 and 1."""

@@ -47,6 +47,14 @@ def test_two_temperatures_are_refused():
         shared([SoftTargets(4.0), SoftTargets(2.0)], None, 1.5, "this")
 
 
+def test_losses_may_compare_one_answer_at_several(tmp_path):
+    losses = [TaskLoss(), SoftTargets(4.0), SoftTargets(2.0)]
+    assert shared(losses, 4.0, 1.5, "this", several=False) == 4.0
+    schemes.mutual.rehearse(planned(tmp_path, classifier(), None, losses=losses))
+    with pytest.raises(ValueError, match=r"^mutual averages several answers at one temperature"):
+        schemes.mutual.rehearse(planned(tmp_path, classifier(), None, losses=losses), students=3)
+
+
 @pytest.mark.parametrize("name", ["mutual", "multi_teacher_triplet"])
 def test_a_scheme_averages_at_the_temperature_of_its_losses(tmp_path, name):
     """The softened mean that the student hears is the mean of what the teachers say, softened."""
