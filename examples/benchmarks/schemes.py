@@ -74,7 +74,12 @@ def generations(**knobs: Any) -> Run:
 
 
 def by_soft_targets(field: Queries, folder: Path) -> nn.Module:
+    """Labels and soft targets in equal parts, as by default."""
     return alone(field, folder, field.teachers[0])
+
+
+def by_nothing_else(field: Queries, folder: Path) -> nn.Module:
+    return alone(field, folder, field.teachers[0], [losses.SoftTargets()])
 
 
 def by_many(field: Queries, folder: Path) -> nn.Module:
@@ -308,6 +313,7 @@ RUNS: dict[type[Field], dict[str, Run]] = {
     Queries: {
         "labels alone": by_labels,
         "soft targets": by_soft_targets,
+        "soft targets, no labels": by_nothing_else,
         "two teachers": by_ensemble,
         "multi_teacher_triplet": by_many,
         "chain": scheme("chain", sizes=[4]),
