@@ -45,8 +45,8 @@ def adapters_of(model: Any) -> str:
     """What PEFT lets learn of a model, to be said after its name; "" where all of it learns."""
     if not hasattr(model, "get_nb_trainable_parameters"):
         return ""
-    trained, every = model.get_nb_trainable_parameters()
-    return f"{trained:,} of {every:,} weights trained ({model.active_peft_config.peft_type.value})"
+    trained, _ = model.get_nb_trainable_parameters()
+    return f"{trained:,} weights trained ({model.active_peft_config.peft_type.value})"
 
 
 def _loss(loss: Any) -> dict[str, Any]:

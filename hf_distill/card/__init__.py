@@ -262,7 +262,7 @@ def _settings(facts: CardFacts) -> dict[str, str]:
 def _limits(facts: CardFacts) -> list[str]:
     said = ["It learned from the teacher's outputs, so the teacher's errors and biases are inherited."]
     if facts.taught_by or (facts.scheme and not facts.teacher):
-        who = facts.taught_by or "itself or by models that learned beside it"
+        who = facts.taught_by or "itself, or by models that learned beside or before it"
         said = [f"It was taught by {who}. What is wrong there, or in the labels, is inherited."]
     split = facts.evaluation_split
     if facts.thresholds and facts.thresholds_split:

@@ -24,7 +24,9 @@ RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value: train.num_train_epochs=3, losses.1.temperature=4.")
 ]
-CustomCode = Annotated[bool, typer.Option(help="Let the recipe name losses of your own by dotted path, and run them.")]
+CustomCode = Annotated[
+    bool, typer.Option(help="Let the recipe name losses or a teaching function of your own, and run them.")
+]
 Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 

@@ -71,7 +71,10 @@ class Recipe(Part):
             raise ValueError("student.from is 'teacher', and teacher names no model; name one as teacher.model")
         kind, scheme = (None if each is None else each.name for each in (self.teacher.kind, self.scheme))
         if not arranged.does_without_model(kind, scheme):
-            raise ValueError("'model' is missing in teacher, and nobody else teaches")
+            raise ValueError(
+                "'model' is missing in teacher, and nobody else teaches; name one, a teacher.kind such as PastSelf, "
+                "or a scheme such as mutual"
+            )
         return self
 
     @property

@@ -51,11 +51,11 @@ def made_of(kind: Callable[..., Any]) -> str | None:
 
 
 def does_without_model(kind: str | None, scheme: str | None) -> bool:
-    """Whether somebody teaches though the recipe names no teacher's model."""
-    if kind is None:
-        return scheme in WITHOUT_TEACHER
-    known = teacher_kinds()
-    return kind in known and made_of(known[kind]) in ("", "student")
+    """Whether somebody teaches though the recipe names no teacher's model; a name that is not known says nothing."""
+    if kind is not None:
+        known = teacher_kinds()
+        return kind not in known or made_of(known[kind]) in ("", "student")
+    return scheme is not None and (scheme in WITHOUT_TEACHER or scheme not in schemes())
 
 
 def problems_of(
@@ -112,12 +112,11 @@ def _checked(
     if name not in found:
         raise Refused(f"{what}: there is no '{name}'{did_you_mean(name, found)}")
     called, first = found[name], next(iter(inspect.signature(found[name]).parameters), "")
-    given = 1 if key == ("scheme",) or first in (*MADE_OF, FUNCTION) else 0
-    written = {knob: value for knob, value in knobs.items() if first != FUNCTION or knob != FUNCTION}
     place = f"{what} ({name})"
-    converted, problems = checked_arguments(called, written, key, place, given)
-    if first == FUNCTION and FUNCTION in knobs:
-        converted[FUNCTION] = knobs[FUNCTION]
-    elif first == FUNCTION:
-        problems.append((key, f"'{FUNCTION}' is missing in {place}"))
+    if first == FUNCTION:  # reads what the student reads; its other knobs are for Python
+        strange = [((*key, knob), f"unknown key '{knob}' in {place}") for knob in knobs if knob != FUNCTION]
+        missing = [] if FUNCTION in knobs else [(key, f"'{FUNCTION}' is missing in {place}")]
+        return called, dict(knobs), [*strange, *missing]
+    given = 1 if key == ("scheme",) or first in MADE_OF else 0
+    converted, problems = checked_arguments(called, knobs, key, place, given)
     return called, converted, problems

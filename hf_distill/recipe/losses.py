@@ -60,7 +60,8 @@ def loss_class_of(name: str, folder: Path, allow_custom_code: bool, catalogue: t
 
 def function_at(name: Any, folder: Path, allow_custom_code: bool) -> Callable[..., Any]:
     """What can be called at a dotted path; `Refused` where there is nothing such, or code is not allowed."""
-    if not isinstance(name, str) or "." not in name:
+    parts = name.split(".") if isinstance(name, str) else []
+    if len(parts) < 2 or not all(map(str.isidentifier, parts)):
         raise Refused(f"expected the dotted path of a function, such as my_rules.answer, found {show(name)}")
     if not allow_custom_code:
         raise Refused(f"'{name}' is code; pass --allow-custom-code to run it")

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Part(BaseModel):
+    """A map in a recipe; a key that it does not know is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
@@ -75,7 +77,7 @@ class TeacherSpec(Part):
 
     @model_validator(mode="after")
     def _about_a_model(self) -> "TeacherSpec":
-        for name in ("quantize", "cache", "cache_top_k", "label_map", "text", "also"):
+        for name in sorted(self.model_fields_set - {"model", "kind"}):
             if self.model is None and getattr(self, name) is not None:
                 raise ValueError(f"says '{name}' and no 'model', which it is about")
         return self

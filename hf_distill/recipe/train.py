@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Collection
 from typing import Any
 
 from hf_distill.recipe.conversion import convert
@@ -15,6 +16,8 @@ _RENAMED = {
     "no_cuda": "use_cpu",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
 }
+_SHORT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+_OURS = ("task_type", "inference_mode", "peft_type", "base_model_name_or_path", "auto_mapping", "peft_version")
 
 
 def checked_train(train: dict[str, Any], config_class: type) -> tuple[dict[str, Any], list[Problem]]:
@@ -31,12 +34,14 @@ def checked_lora(lora: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The same for fields of PEFT's `LoraConfig`."""
     from peft import LoraConfig  # with torch
 
-    return _checked(lora, LoraConfig, ("student", "lora"))
+    return _checked(lora, LoraConfig, ("student", "lora"), leave_out=_OURS)
 
 
-def _checked(values: dict[str, Any], config_class: type, part: Key) -> tuple[dict[str, Any], list[Problem]]:
+def _checked(
+    values: dict[str, Any], config_class: type, part: Key, leave_out: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Problem]]:
     hints = typing.get_type_hints(config_class)
-    known = [entry.name for entry in dataclasses.fields(config_class) if entry.init]
+    known = [entry.name for entry in dataclasses.fields(config_class) if entry.init and entry.name not in leave_out]
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, value in values.items():
@@ -45,10 +50,11 @@ def _checked(values: dict[str, Any], config_class: type, part: Key) -> tuple[dic
             converted[name], found = convert(value, hints.get(name, Any), key)
             problems += found
         else:
-            hint = _renamed(name) or did_you_mean(name, known)
+            hint = _renamed(name, part) or did_you_mean(name, known)
             problems.append((key, f"unknown key '{name}' in {'.'.join(map(str, part))}{hint}"))
     return converted, problems
 
 
-def _renamed(name: Any) -> str:
-    return f"; transformers 5 calls it {_RENAMED[name]}" if name in _RENAMED else ""
+def _renamed(name: Any, part: Key) -> str:
+    whose, names = ("transformers 5", _RENAMED) if part == ("train",) else ("PEFT", _SHORT)
+    return f"; {whose} calls it {names[name]}" if name in names else ""

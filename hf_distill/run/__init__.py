@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
 from hf_distill import anatomy, attachment, checkpoints, checks, evaluation, hub, progress, report, teachers
 from hf_distill import recipe as recipes
+from hf_distill.batch import Batch
 from hf_distill.card import CardFacts
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import TaskLoss
@@ -60,7 +62,7 @@ def train(
     Args:
         recipe: from `recipe.load`.
         console: where progress and table go.
-        allow_custom_code: whether losses may be dotted paths.
+        allow_custom_code: whether losses, and a function that teaches, may be dotted paths.
         resume: go on from the newest checkpoint in the output folder, if there is one.
         command: what started the run, for the card.
         profile: measure where some steps' time goes, and write it to `profile/` in the output folder.
@@ -85,6 +87,7 @@ def train(
     if profile:
         trainer.add_callback(Profile(folder / "profile", console=console))
     fill(ready, trainer, console)
+    _ask_function(trainer)
     worth = _teachers_worth(ready, ready.asked)
     console.print(worth, highlight=False, markup=False, soft_wrap=True, end="")
     if start is not None:
@@ -95,7 +98,8 @@ def train(
     facts = _distil(ready, trainer, console, resume)
     if not trainer.is_world_process_zero():
         return Result(folder, [], None, trainer)
-    models = {} if ready.asked.model is None else {TEACHER: ready.asked.model}  # no weights if it was never loaded
+    teaches = ready.asked.model is not None and (ready.heard or recipe.scheme is not None)
+    models = {TEACHER: ready.asked.model} if teaches else {}  # without weights if it was never loaded
     if start is not None:
         models[ALONE] = _saved(start, folder / BASELINE_FOLDER)
     models[DISTILLED] = _saved(ready.student, folder)
@@ -169,6 +173,8 @@ def _save(trainer: DistillationTrainer) -> Any:
     if student is trainer.model:
         trainer.save_model(_internal_call=True)
     elif trainer.args.should_save:
+        for name in (peft.utils.CONFIG_NAME, peft.utils.SAFETENSORS_WEIGHTS_NAME):  # of another run, if at all
+            (Path(trainer.args.output_dir) / name).unlink(missing_ok=True)
         for each in (student, trainer.processing_class):
             each.save_pretrained(trainer.args.output_dir)
     return student
@@ -187,8 +193,18 @@ def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume
     plan = ready.plan(trainer.teacher, console, resume)
     ready.student = scheme(plan, **knobs)
     assert plan.card_facts is not None, "a scheme has at least one stage"
-    ready.heard = plan.heard(ready.asked)
+    ready.heard = ready.heard and plan.heard(ready.asked)
+    if not ready.heard and plan.heard(trainer.teacher):
+        plan.card_facts.taught_by = trainer.teacher.known_as or None
     return plan.card_facts
+
+
+def _ask_function(trainer: DistillationTrainer) -> None:
+    """A teacher that is a function is asked about some rows before anything is trained."""
+    if isinstance(trainer.teacher, teachers.CallableTeacher):
+        rows = trainer.train_dataset.remove_columns(["labels"] if "labels" in trainer.train_dataset.features else [])
+        some = [rows[number] for number in range(min(len(rows), trainer.args.per_device_train_batch_size))]
+        trainer.teacher.observe(Batch(dict(trainer.data_collator(some)), trainer.task))
 
 
 def _rehearse(ready: Ready, trainer: DistillationTrainer) -> None:
@@ -267,7 +283,13 @@ def _teachers_worth(ready: Ready, teacher: teachers.Teacher) -> str:
     """A line with the teacher's own figures on validation, said before hours of learning from it; "" if unknown."""
     rows = ready.dataset.get("validation")
     model = ready.teacher
-    if model is None or ready.args.process_index or rows is None or (labels := evaluation.labels_of(rows)) is None:
+    if (
+        model is None
+        or not ready.heard
+        or ready.args.process_index
+        or rows is None
+        or (labels := evaluation.labels_of(rows)) is None
+    ):
         return ""
     known = _known_answers(ready, teacher)
     if known:

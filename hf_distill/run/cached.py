@@ -35,7 +35,7 @@ def build(recipe: recipes.Recipe, console: Console, allow_custom_code: bool = Fa
     Args:
         recipe: names the folder in `teacher.cache`.
         console: where progress goes.
-        allow_custom_code: whether losses may be dotted paths.
+        allow_custom_code: whether losses, and a function that teaches, may be dotted paths.
 
     Raises:
         ValueError: as `run.check`; the folder holds something else; what cannot be cached.
@@ -90,6 +90,8 @@ def folder_of(recipe: recipes.Recipe) -> Path:
     Raises:
         ValueError: it names none.
     """
+    if recipe.teacher.model is None:
+        raise ValueError("the recipe's teacher names no model, whose answers could be kept.")
     if recipe.teacher.cache is None:
         raise ValueError("the recipe names no folder for the answers. Add --set teacher.cache=FOLDER.")
     return Path(recipe.teacher.cache)

@@ -1,6 +1,6 @@
 """The models that a recipe names: who teaches, and who learns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import DatasetDict
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -57,8 +58,8 @@ def load_teacher(recipe: recipes.Recipe, index: int | None = None) -> PreTrained
     return teacher
 
 
-def student_of(recipe: recipes.Recipe, like: PreTrainedModel) -> tuple[PreTrainedModel, str]:
-    """The student, and where its tokenizer is.
+def student_of(recipe: recipes.Recipe, like: PreTrainedModel) -> tuple[PreTrainedModel, list[str], str]:
+    """The student, which of its weights are new, and where its tokenizer is.
 
     Args:
         recipe: from `recipe.load`.
@@ -69,10 +70,12 @@ def student_of(recipe: recipes.Recipe, like: PreTrainedModel) -> tuple[PreTraine
         if has_no_weights(like):
             like = load_teacher(recipe)  # to be copied from, and not kept
         layers = students.spread(like, spec.layers) if isinstance(spec.layers, int) else spec.layers
-        return students.from_teacher(like, spec.architecture, layers), recipe.model_path("teacher")
+        student = students.from_teacher(like, spec.architecture, layers)
+        return student, list(student.copied.fresh), recipe.model_path("teacher")
     source = recipe.model_path("student")
     with named("student.model", source):
-        return students.load(source, like=like), source
+        student, found = students.load(source, like=like, output_loading_info=True)  # type: ignore[misc]
+    return student, sorted(found["missing_keys"]), source
 
 
 def untaught(recipe: recipes.Recipe, rows: DatasetDict, label_names: list[str] | None) -> PreTrainedModel:
@@ -82,33 +85,60 @@ def untaught(recipe: recipes.Recipe, rows: DatasetDict, label_names: list[str] |
     data.
 
     Raises:
-        ValueError: nothing says what task it is.
+        ValueError: nothing says what task it is, or the data has more labels than the head.
     """
     source = recipe.model_path("student")
     with named("student.model", source):
         config = AutoConfig.from_pretrained(source)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        if recipe.task is None:
-            raise ValueError(f"student.model '{source}' has no head, and no teacher says what task it is. Add task.")
-        names = label_names or data.label_names_of(rows, recipe.task, recipe.dataset.labels or "labels")
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
+    has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if not has_head and recipe.task is None:
+        raise ValueError(f"student.model '{source}' has no head, and no teacher says what task it is. Add task.")
     if recipe.task is not None:
         config.problem_type = PROBLEM_TYPES[Task(recipe.task)]
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
+    if not has_head:
+        set_labels(config, label_names or data.label_names_of(rows, str(recipe.task), recipe.dataset.labels or ""))
+    with named("student.model", source), torch.device("meta"):
+        like: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    if has_head and anatomy.named_labels(like) is None and recipe.dataset.labels is not None:
+        names = label_names or data.label_names_of(rows, str(find_task(like)), recipe.dataset.labels)
+        if len(names) > config.num_labels:
+            raise ValueError(
+                f"student.model '{source}' has a head for {config.num_labels} labels without names, and the data has "
+                f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Take one without."
+            )
+    return like
 
 
-def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
+def set_labels(config: Any, names: list[str]) -> None:
+    """Names a model's labels, in the order of its logits."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any], fresh: Iterable[str] = ()) -> PeftModel:
     """The student, of which low-rank adapters and the head learn.
+
+    They are where PEFT has them by default, or at all linear layers of a family that it has no default for.
+
+    Args:
+        student: to be wrapped.
+        lora: fields of `LoraConfig`, which win.
+        fresh: weights that no training has seen: their modules learn whole, as the head does.
 
     Raises:
         ValueError: PEFT refuses it.
     """
+    whole = {name.rpartition(".")[0] for name in fresh}
+    whole |= {
+        name for name, _ in student.named_modules() if name.endswith(("classifier", "score"))
+    }  # PEFT's own choice
+    settings: dict[str, Any] = {"task_type": "SEQ_CLS", "modules_to_save": sorted(whole)}
+    if student.config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        settings["target_modules"] = "all-linear"
     try:
-        return get_peft_model(student, LoraConfig(**{"task_type": "SEQ_CLS", **lora}))  # type: ignore[return-value]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"student.lora: {' '.join(str(error).split())}") from error
+        return get_peft_model(student, LoraConfig(**(settings | dict(lora))))  # type: ignore[return-value]
+    except Exception as error:  # it raises what it likes; the user needs the key and the reason
+        raise ValueError(f"student.lora: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def merged(student: Any) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from hf_distill.run import models
 from hf_distill.tasks import Task, find_task
 from hf_distill.trainer import DistillationTrainer
 
+ASK_NOBODY = ("augmented_self", "mutual", "progressive_self")  # schemes that hear no teacher, even where there is one
 # schemes that ask a teacher for more than its answers to the training rows
 LOOKS_INSIDE = ("adversarial", "chain", "data_free", "hints", "iterated", "online", "specialists", "two_stage")
 
@@ -46,13 +47,15 @@ class Ready:
     asked: teachers.Teacher | None = None
     """The recipe's teacher itself, inside of the kind that it names; there once `trainer` was called."""
     heard: bool = True
-    """Whether it taught; it does not in schemes in which students teach themselves or one another."""
+    """Whether its model taught: not where the kind is made of something else, or a scheme does without."""
 
     def trainer(self) -> DistillationTrainer:
         """The one that distils, after all that it refuses."""
         losses, teacher, kwargs = self.losses, self.taught_by(), self._collator()
-        if self.recipe.scheme is not None and losses is None:  # its stages have their own, and may do without labels
-            losses = [TaskLoss() if isinstance(teacher, teachers.Nobody) else SoftTargets()]
+        if self.recipe.scheme is not None and isinstance(teacher, teachers.Nobody):
+            losses = [TaskLoss()]  # who hears whom is the scheme's to say
+        elif self.recipe.scheme is not None and losses is None:
+            losses = [SoftTargets()]  # its stages have their own, and may do without labels
         return make_trainer(self.student, teacher, losses, self.args, self.dataset, self.tokenizer, **kwargs)
 
     def _collator(self) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
 
     Args:
         recipe: from `recipe.load`.
-        allow_custom_code: whether losses may be dotted paths.
+        allow_custom_code: whether losses, and a function that teaches, may be dotted paths.
 
     Raises:
         ValueError: data, models or losses that do not fit; the message names the cure.
@@ -138,7 +141,7 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     set_seed(args.seed)
     teacher = None if recipe.teacher.model is None else models.teacher_of(recipe)
     like = models.untaught(recipe, rows, names) if teacher is None else teacher
-    student, source = models.student_of(recipe, like)
+    student, fresh, source = models.student_of(recipe, like)
     task = find_task(like)
     if teacher is not None and recipe.teacher.quantize is not None:  # after the student took its weights
         teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
@@ -160,8 +163,22 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     if own_text:
         dataset, view = _with_view(recipe, rows, dataset, like)
     if recipe.student.lora is not None:
-        student = models.with_adapters(student, recipe.student.lora)
-    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task, kind, view)
+        if _is_adapter_off(recipe) and fresh:
+            raise ValueError(
+                f"teacher.kind AdapterOffTeacher: {', '.join(fresh)} of the student are new, and what it says without "
+                "its adapters means nothing. Take a student whose head was trained."
+            )
+        student = models.with_adapters(student, recipe.student.lora, fresh)
+    spec = recipe.student
+    itself = (
+        _is_adapter_off(recipe) and spec.model is spec.architecture is spec.layers is None
+    )  # a copy of the teacher
+    heard = itself or kind is None or kind[1] in ("teacher", "teachers")
+    return Ready(recipe, args, losses, more, teacher, student, tokenizer, dataset, task, kind, view, heard=heard)
+
+
+def _is_adapter_off(recipe: recipes.Recipe) -> bool:
+    return recipe.teacher.kind is not None and recipe.teacher.kind.name == "AdapterOffTeacher"
 
 
 def _check_teacher(recipe: recipes.Recipe, made_of: str | None) -> None:
@@ -174,8 +191,22 @@ def _check_teacher(recipe: recipes.Recipe, made_of: str | None) -> None:
     spec, scheme, lora = recipe.teacher, recipe.scheme, recipe.student.lora
     if scheme is not None and lora is not None:
         raise ValueError(f"scheme {scheme.name} trains whole students in a recipe. Leave student.lora out.")
-    if spec.kind is not None and spec.kind.name == "AdapterOffTeacher" and lora is None:
+    if scheme is not None and _is_adapter_off(recipe):
+        raise ValueError(
+            f"scheme {scheme.name} makes several students, and AdapterOffTeacher is of one. Leave teacher.kind out."
+        )
+    if scheme is not None and spec.kind is not None and scheme.name in ASK_NOBODY:
+        raise ValueError(f"scheme {scheme.name} asks no teacher. Leave teacher.kind out.")
+    if _is_adapter_off(recipe) and lora is None:
         raise ValueError("teacher.kind AdapterOffTeacher: the student has no adapters. Add student.lora={r: 8}.")
+    if spec.kind is not None and made_of not in ("teacher", "teachers"):
+        for name in ("quantize", "cache"):
+            if getattr(spec, name) is not None:
+                raise ValueError(
+                    f"teacher.kind {spec.kind.name} does not ask teacher.model. Leave teacher.{name} out."
+                )
+    if spec.model is None and spec.kind is None and recipe.dataset.labels is None:
+        raise ValueError("there is no teacher, and dataset.labels is null: nothing to learn from. Name their column.")
     inside = scheme is not None and scheme.name in LOOKS_INSIDE
     if scheme is not None and inside and spec.cache is not None:
         raise ValueError(

@@ -300,7 +300,7 @@ class Plan:
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
-        self.card_facts.stages, self.card_facts.scheme = self.stages, self.scheme
+        self.card_facts.stages, self.card_facts.scheme, self.card_facts.seed = self.stages, self.scheme, self.args.seed
         self.card_facts.result = self._names.get(student)
         render(self.card_facts).save(self.folder / "README.md")
         if self.args.push_to_hub:

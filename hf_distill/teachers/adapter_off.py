@@ -30,6 +30,8 @@ class AdapterOffTeacher(ModelTeacher):
         student: a PeftModel, or the model that the trainer makes one of by `peft_config`.
     """
 
+    known_as = "the model that it was before its adapters"
+
     def __init__(self, student: nn.Module) -> None:
         super().__init__(anatomy.unwrap(student))
         self._student: Any = student

@@ -49,7 +49,7 @@ class CallableTeacher(Teacher):
     @property
     def known_as(self) -> str:  # type: ignore[override]
         """See `Teacher`."""
-        return f"the function {self._name}"
+        return f"the function {self._name}" if self._name.isidentifier() else "a function"
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`. The function is not called."""

@@ -54,7 +54,8 @@ def test_every_scheme_and_every_kind_of_the_package_can_be_named() -> None:
         ),
         ("teacher.kind={name: CallableTeacher, function: answer}", "found 'answer'"),
         ("teacher.kind={name: CallableTeacher, function: 3}", "the dotted path of a function, such as"),
-        ("teacher.kind={name: CallableTeacher, function: a.b, shap: 3}", "unknown key 'shap' in teacher.kind"),
+        ("teacher.kind={name: CallableTeacher, function: a.b, shape: 3}", "unknown key 'shape' in teacher.kind"),
+        ("teacher.kind={name: CallableTeacher, function: .b}", "found '.b'"),
     ],
 )
 def test_each_refusal_names_its_place(override: str, message: str) -> None:
@@ -132,16 +133,11 @@ def test_every_knob_of_a_scheme_that_may_be_a_path_is_known() -> None:
 def test_a_function_beside_the_recipe_teaches_where_code_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "answers_of_rules.py").write_text("def answer(batch): return [[0.0]]\nnumber = 3\n")
     (tmp_path / "recipe.yaml").write_text(TEXT)
-    kind = "teacher.kind={name: CallableTeacher, function: answers_of_rules.answer, input_names: [text]}"
+    kind = "teacher.kind={name: CallableTeacher, function: answers_of_rules.answer}"
     recipe = load(tmp_path / "recipe.yaml", [kind], allow_custom_code=True)
     called, of = build_teacher_kind(recipe, allow_custom_code=True)  # type: ignore[misc]
     made = called()
-    assert (of, type(made), made.function.__name__, made.input_names) == (
-        "",
-        teachers.CallableTeacher,
-        "answer",
-        ["text"],
-    )
+    assert (of, type(made), made.function.__name__) == ("", teachers.CallableTeacher, "answer")
     assert "function: answers_of_rules.answer" in dump(recipe)
     with pytest.raises(RecipeError, match=r"teacher\.kind\.function: 'answers_of_rules\.answer' is code; pass"):
         build_teacher_kind(recipe)
@@ -158,7 +154,8 @@ def test_a_function_beside_the_recipe_teaches_where_code_is_allowed(tmp_path: Pa
         (None, None, False),
         ("NoisyTeacher", "mutual", False),
         ("EnsembleTeacher", None, False),
-        ("NoSuchTeacher", None, False),
+        ("NoSuchTeacher", None, True),  # which is a problem of its own, and the only one
+        (None, "mutuall", True),
         ("PastSelf", None, True),
         ("EMATeacher", None, True),
         ("AdapterOffTeacher", None, True),

@@ -8,7 +8,7 @@ from written_recipes import STAND_INS
 from hf_distill.recipe import Recipe, RecipeError, dump, parse
 
 ALONE = "student: {model: me/student}\ndataset: {path: x}\n"
-NOBODY = r"\Arecipe:1: 'model' is missing in teacher, and nobody else teaches\Z"
+NOBODY = r"\Arecipe:1: 'model' is missing in teacher, and nobody else teaches; name one, a teacher.kind such as "
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,16 @@ def test_a_student_is_made_of_a_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["quantize: int8", "cache: answers", "cache_top_k: 3", "label_map: by_name", "text: french", "also: [b]"]
+    "key",
+    [
+        "quantize: int8",
+        "cache: answers",
+        "cache_top_k: 3",
+        "label_map: by_name",
+        "text: french",
+        "also: [b]",
+        "dtype: auto",
+    ],
 )
 def test_what_is_about_a_model_needs_one(key: str) -> None:
     message = rf"\Arecipe:3: teacher says '{key.split(':')[0]}' and no 'model', which it is about\Z"

@@ -41,7 +41,8 @@ def test_adapters_are_fields_of_peft(tmp_path: Path) -> None:
     text = "teacher: {model: t}\nstudent: {from: teacher, lora: {r: 4, target_modules: [query]}}\ndataset: {path: x}\n"
     assert parse(text).student.lora == {"r": 4, "target_modules": ["query"]}
     for old, new, message in (
-        ("r: 4", "rank: 4", "2: unknown key 'rank' in student.lora"),
+        ("r: 4", "rank: 4", "2: unknown key 'rank' in student.lora; PEFT calls it r"),
+        ("r: 4", "task_type: CAUSAL_LM", "2: unknown key 'task_type' in student.lora; known: "),
         ("r: 4", "r: many", "2: student.lora.r: expected a whole number, found 'many'"),
         ("lora: {r: 4, target_modules: [query]}", "lora: 8", "2: student.lora: expected a map (key: value), found 8"),
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import recipe
 from hf_distill.run import models
@@ -14,6 +14,8 @@ from hf_distill.run.prepared import prepare
 from hf_distill.teachers import Nobody
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import workspace
+from models import tiny
 from workspace import LABELS, make
 
 NOBODY = ["teacher={}", "student={model: teacher}", "losses=null", "scheme={name: mutual}"]
@@ -56,8 +58,22 @@ def test_a_student_without_a_head_gets_one_for_the_labels_of_the_data(folder):
 
 def test_the_task_of_the_recipe_wins_over_the_students_own(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path, "single_label"))
-    ready = prepare(recipe.load("recipe.yaml", [*NOBODY, "task=single_label"]))
-    assert ready.student.config.problem_type == "single_label_classification"
+    workspace.teacher("multi_label").save_pretrained("several")
+    words = AutoTokenizer.from_pretrained("teacher")
+    words.save_pretrained("several")
+    ready = prepare(recipe.load("recipe.yaml", [*NOBODY, "student={model: several}", "task=single_label"]))
+    assert (ready.task, ready.student.config.problem_type) == ("single_label", "single_label_classification")
+
+
+def test_a_head_for_fewer_labels_than_the_data_has_is_refused(folder):
+    small = tiny("bert", "ForSequenceClassification", num_labels=2, max_position_embeddings=20)
+    small.save_pretrained("small")
+    AutoTokenizer.from_pretrained("teacher").save_pretrained("small")
+    message = (
+        r"\Astudent\.model 'small' has a head for 2 labels without names, and the data has 5: .* Take one without\.\Z"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(recipe.load("recipe.yaml", [*NOBODY, "student={model: small}"]))
 
 
 def test_a_student_that_is_not_there_is_named(folder):
@@ -81,6 +97,27 @@ def test_adapters_and_head_learn_and_are_merged_at_the_end(folder):
     assert models.merged(whole) is whole
 
 
+def test_weights_that_are_new_learn_whole_and_other_families_have_adapters_everywhere(folder):
+    encoder = AutoModel.from_pretrained("teacher", add_pooling_layer=False)
+    encoder.save_pretrained("encoder")
+    AutoTokenizer.from_pretrained("teacher").save_pretrained("encoder")
+    ready = prepare(recipe.load("recipe.yaml", ["student={model: encoder, lora: {r: 2}}", "losses=null"]))
+    learning = {name for name, weight in ready.student.named_parameters() if weight.requires_grad}
+    assert any("pooler.dense.modules_to_save" in name for name in learning)
+    assert not any("pooler" in name and "lora" in name for name in learning)
+    student = "student={from: teacher, architecture: distilbert, lora: {r: 2}}"
+    ready = prepare(recipe.load("recipe.yaml", [student, "losses=null"]))
+    learning = {name for name, weight in ready.student.named_parameters() if weight.requires_grad}
+    assert any("ffn.lin1.lora_A" in name for name in learning)
+    assert any("attention.q_lin.lora_A" in name for name in learning)
+    assert {name.split(".")[2] for name in learning if "modules_to_save" in name} == {"pre_classifier", "classifier"}
+    kind = ["teacher={kind: {name: AdapterOffTeacher}}", "student={model: encoder, lora: {r: 2}}", "losses=null"]
+    with pytest.raises(
+        ValueError, match=r"AdapterOffTeacher: .*classifier\.weight.* of the student are new, and what"
+    ):
+        prepare(recipe.load("recipe.yaml", kind))
+
+
 def test_what_peft_refuses_is_said_in_one_line(folder):
     changes = ["student={from: teacher, lora: {target_modules: [nothing]}}", "losses=null"]
     with pytest.raises(ValueError, match=r"\Astudent\.lora: .*target_modules.+\Z"):
@@ -97,6 +134,22 @@ def test_what_peft_refuses_is_said_in_one_line(folder):
         (
             ["teacher.kind={name: AdapterOffTeacher}"],
             r"teacher\.kind AdapterOffTeacher: the student has no adapters\. Add student\.lora=\{r: 8\}\.",
+        ),
+        (
+            ["teacher.kind={name: AdapterOffTeacher}", "scheme={name: born_again}"],
+            r"scheme born_again makes several students, and AdapterOffTeacher is of one\. Leave teacher\.kind out\.",
+        ),
+        (
+            ["teacher.kind={name: NoisyTeacher, sigma: 0.1}", "scheme={name: mutual}"],
+            r"scheme mutual asks no teacher\. Leave teacher\.kind out\.",
+        ),
+        (
+            ["teacher.kind={name: PastSelf}", "teacher.cache=answers"],
+            r"teacher\.kind PastSelf does not ask teacher\.model\. Leave teacher\.cache out\.",
+        ),
+        (
+            ["teacher={}", "student={model: teacher}", "scheme={name: mutual}", "dataset.labels=null"],
+            r"there is no teacher, and dataset\.labels is null: nothing to learn from\. Name their column\.",
         ),
     ],
 )

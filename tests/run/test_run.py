@@ -371,7 +371,8 @@ def test_a_kind_of_teacher_takes_the_place_of_the_model(folder, kind):
     also = ["teacher.also=[teacher]"] if "Ensemble" in kind else []
     result, _ = train(f"teacher.kind={kind}", *also, "losses=[{name: TaskLoss}, {name: SoftTargets}]")
     assert type(result.trainer.teacher).__name__ in kind
-    assert [fact.name for fact in result.facts] == ["teacher", "distilled student"]
+    made_of_it = any(name in kind for name in ("Noisy", "Selective", "Ensemble"))
+    assert [fact.name for fact in result.facts] == ["teacher"] * made_of_it + ["distilled student"]
 
 
 def test_a_kind_around_a_cached_teacher_asks_it_once(folder):
@@ -409,6 +410,40 @@ def test_a_function_teaches(folder):
     assert "teacher:" not in console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("[[0.0]] * batch.rows", r"answered \(8, 1\) for logits of a batch of 8 rows; expected \(8, 5\)\."),
+    ],
+)
+def test_a_function_is_asked_before_anything_is_trained(folder, monkeypatch, answer, message):
+    monkeypatch.setattr(run, "_run", lambda *_: pytest.fail("something trained"))
+    Path("rules_that_fail.py").write_text(f"def answer(batch):\n    return {answer}\n")
+    sys.modules.pop("rules_that_fail", None)
+    kind = "{kind: {name: CallableTeacher, function: rules_that_fail.answer}}"
+    changes = [*QUICK, f"teacher={kind}", "student={model: teacher}", "losses=[{name: SoftTargets}]", "baseline=true"]
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        run.train(recipe.load("recipe.yaml", changes, True), Console(quiet=True), allow_custom_code=True)
+
+
+def test_the_card_of_generations_says_who_taught_the_first(folder):
+    Path("rules_of_first.py").write_text("def answer(batch):\n    return [[1.0] * 5] * batch.rows\n")
+    kind = "{kind: {name: CallableTeacher, function: rules_of_first.answer}}"
+    changes = [*QUICK, f"teacher={kind}", "student={model: teacher}", "losses=null", "train.seed=7"]
+    loaded = recipe.load("recipe.yaml", [*changes, "scheme={name: born_again, generations: 2}"], True)
+    run.train(loaded, Console(quiet=True), allow_custom_code=True)
+    card = Path("out/README.md").read_text()
+    assert "taught by the function answer, by `born_again(" in card
+    assert "| seed | 7 |" in card
+
+
+def test_losses_of_a_scheme_without_a_teacher_are_those_of_its_students(folder):
+    changes = ["teacher={}", "student={model: teacher}", "scheme={name: mutual}"]
+    train(*changes, "losses=[{name: TaskLoss, weight: 0.5}, {name: SoftTargets, temperature: 2.0}]")
+    assert "| SoftTargets | 1.0 | temperature=2," in Path("out/README.md").read_text()
+
+
 def test_a_scheme_without_a_teacher_needs_none_in_the_recipe(folder):
     changes = ["teacher={}", "student={model: teacher}", "losses=null", "scheme={name: progressive_self}"]
     result, _ = train(*changes)
@@ -425,13 +460,14 @@ def test_a_student_with_adapters_is_saved_whole_and_goes_on_from_its_checkpoint(
         "train.learning_rate=0.01",
     ]
     result, printed = train(*changes, "train.save_steps=1", "train.save_strategy=steps", "train.max_steps=2")
-    assert re.search(r"\n  [\d,]+ of [\d,]+ weights trained \(LORA\)\n", printed)
+    assert re.search(r"\n  [\d,]+ weights trained \(LORA\)\n", printed)
     assert [fact.name for fact in result.facts] == ["teacher", "student alone", "distilled student"]
     assert result.facts[0].parameters == result.facts[2].parameters
     assert not list(Path("out").glob("adapter*"))
     assert list(Path("out/checkpoint-1").glob("adapter*"))
     card = Path("out/README.md").read_text()
     assert "weights trained (LORA), made from `teacher`" in card
+    assert "taught by the model that it was before its adapters" in card
     saved, started = (AutoModelForSequenceClassification.from_pretrained(each) for each in ("out", "teacher"))
     for name in ("query", "key"):  # PEFT adapts queries and values of a BERT
         pair = [getattr(each.bert.encoder.layer[0].attention.self, name).weight for each in (saved, started)]
@@ -439,6 +475,9 @@ def test_a_student_with_adapters_is_saved_whole_and_goes_on_from_its_checkpoint(
     for file in ("model.safetensors", "config.json"):
         Path("out", file).unlink()
     shutil.rmtree("out/checkpoint-2")
+    for file in Path("out/checkpoint-1").glob("adapter*"):  # of a run without a recipe, in the same folder
+        shutil.copy(file, "out")
     train(*changes, "train.save_strategy=steps", "train.save_steps=1", "train.max_steps=2", resume=True)
+    assert not list(Path("out").glob("adapter*"))
     again = AutoModelForSequenceClassification.from_pretrained("out")
     assert all(torch.allclose(value, weights(saved)[name], atol=1e-6) for name, value in weights(again).items())
