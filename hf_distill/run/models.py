@@ -96,7 +96,9 @@ def untaught(recipe: recipes.Recipe, rows: DatasetDict, label_names: list[str] |
     if recipe.task is not None:
         config.problem_type = PROBLEM_TYPES[Task(recipe.task)]
     if not has_head:
-        set_labels(config, label_names or data.label_names_of(rows, str(recipe.task), recipe.dataset.labels or ""))
+        names = label_names or data.label_names_of(rows, str(recipe.task), recipe.dataset.labels or "labels")
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
     with named("student.model", source), torch.device("meta"):
         like: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     if has_head and anatomy.named_labels(like) is None and recipe.dataset.labels is not None:
@@ -107,12 +109,6 @@ def untaught(recipe: recipes.Recipe, rows: DatasetDict, label_names: list[str] |
                 f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Take one without."
             )
     return like
-
-
-def set_labels(config: Any, names: list[str]) -> None:
-    """Names a model's labels, in the order of its logits."""
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any], fresh: Iterable[str] = ()) -> PeftModel:
@@ -129,9 +125,7 @@ def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any], fresh: Iter
         ValueError: PEFT refuses it.
     """
     whole = {name.rpartition(".")[0] for name in fresh}
-    whole |= {
-        name for name, _ in student.named_modules() if name.endswith(("classifier", "score"))
-    }  # PEFT's own choice
+    whole |= {name for name, _ in student.named_modules() if name.endswith(("classifier", "score"))}  # as PEFT does
     settings: dict[str, Any] = {"task_type": "SEQ_CLS", "modules_to_save": sorted(whole)}
     if student.config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
         settings["target_modules"] = "all-linear"
