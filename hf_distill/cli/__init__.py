@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -184,6 +185,7 @@ def _calm() -> None:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a retry is no news, the last failure an error
     if not sys.stderr.isatty():
         disable_progress_bars()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's call, not the user's
     log = logging.getLogger("hf_distill")
     log.propagate = False
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
