@@ -74,6 +74,8 @@ def train(
         ValueError, OSError: as `prepare`; also what the trainer refuses before step 1, and a push that fails.
         FloatingPointError: the teacher or the loss is not finite.
     """
+    if profile and recipe.scheme is not None:
+        raise ValueError("a profile is of one training, and a scheme has several. Leave --profile or scheme out.")
     ready = prepare(recipe, allow_custom_code)
     console = Console(quiet=True) if ready.args.process_index else console or Console()
     folder = Path(ready.args.output_dir)

@@ -350,6 +350,14 @@ def test_further_models_without_a_kind_are_refused(folder):
         train("teacher.also=[teacher]")
 
 
+def test_a_profile_of_a_scheme_is_refused(folder):
+    with pytest.raises(
+        ValueError, match=r"\Aa profile is of one training, and a scheme has several\. Leave --profile"
+    ):
+        train("scheme={name: born_again}", profile=True)
+    assert not Path("out").exists()
+
+
 def test_what_a_later_stage_refuses_is_refused_before_the_baseline_trains(folder, monkeypatch):
     monkeypatch.setattr(run, "_run", lambda *_: pytest.fail("something trained"))
     for carry_out in (train, lambda *changes: run.check(recipe.load("recipe.yaml", changes))):
