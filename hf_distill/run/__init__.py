@@ -22,7 +22,7 @@ from hf_distill.losses import TaskLoss
 from hf_distill.profiling import Profile
 from hf_distill.report import ALONE, DISTILLED, TEACHER, ModelFacts
 from hf_distill.run.cached import answers, fill
-from hf_distill.run.models import merged
+from hf_distill.run.models import check_adapters, merged
 from hf_distill.run.prepared import Ready, make_trainer, prepare
 from hf_distill.schemes.folders import MARK
 from hf_distill.tasks import Task
@@ -166,7 +166,10 @@ def _claim(folder: Path, resume: bool, console: Console) -> None:
 
 def _run(trainer: DistillationTrainer, resume: bool) -> None:
     set_seed(trainer.args.seed)
-    trainer.train(resume_from_checkpoint=checkpoints.newest(Path(trainer.args.output_dir)) if resume else None)
+    newest = checkpoints.newest(Path(trainer.args.output_dir)) if resume else None
+    if newest is not None:
+        check_adapters(trainer.model, Path(newest))
+    trainer.train(resume_from_checkpoint=newest)
 
 
 def _save(trainer: DistillationTrainer) -> Any:

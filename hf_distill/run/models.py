@@ -1,5 +1,6 @@
 """The models that a recipe names: who teaches, and who learns."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from datasets import DatasetDict
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import CONFIG_NAME, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -133,6 +134,26 @@ def with_adapters(student: PreTrainedModel, lora: Mapping[str, Any], fresh: Iter
         return get_peft_model(student, LoraConfig(**(settings | dict(lora))))  # type: ignore[return-value]
     except Exception as error:  # it raises what it likes; the user needs the key and the reason
         raise ValueError(f"student.lora: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def check_adapters(student: Any, checkpoint: Path) -> None:
+    """Refuses to go on from a checkpoint whose student had other adapters, or none where this one has some.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    file = checkpoint / CONFIG_NAME
+    before = json.loads(file.read_text()) if file.exists() else {}
+    now = student.active_peft_config.to_dict() if isinstance(student, PeftModel) else {}
+    for name in ("r", "lora_alpha", "target_modules", "modules_to_save"):
+        one, other = (
+            str(sorted(each) if isinstance(each, list | set) else each) for each in (before.get(name), now.get(name))
+        )
+        if one != other:
+            raise ValueError(
+                f"{checkpoint} is of a student with adapters of {name}={one}, and this one has {name}={other}. Take "
+                "the former student.lora, or start anew without --resume."
+            )
 
 
 def merged(student: Any) -> PreTrainedModel:

@@ -486,6 +486,12 @@ def test_a_student_with_adapters_is_saved_whole_and_goes_on_from_its_checkpoint(
     for file in Path("out/checkpoint-1").glob("adapter*"):  # of a run without a recipe, in the same folder
         shutil.copy(file, "out")
     train(*changes, "train.save_strategy=steps", "train.save_steps=1", "train.max_steps=2", resume=True)
+    for lora, message in (("{r: 4}", "r=2, and this one has r=4"), ("null", "r=2, and this one has r=None")):
+        other = ["teacher={model: teacher}", f"student={{from: teacher, lora: {lora}}}", "losses=null", *changes[3:]]
+        with pytest.raises(
+            ValueError, match=rf"checkpoint-2 is of a student with adapters of {message}\. Take the for"
+        ):
+            train(*other, "baseline=false", "train.max_steps=2", resume=True)
     assert not list(Path("out").glob("adapter*"))
     again = AutoModelForSequenceClassification.from_pretrained("out")
     assert all(torch.allclose(value, weights(saved)[name], atol=1e-6) for name, value in weights(again).items())
