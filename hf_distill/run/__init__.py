@@ -207,9 +207,10 @@ def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume
 def _ask_function(trainer: DistillationTrainer) -> None:
     """A teacher that is a function is asked about some rows before anything is trained."""
     if isinstance(trainer.teacher, teachers.CallableTeacher):
-        rows = trainer.train_dataset.remove_columns(["labels"] if "labels" in trainer.train_dataset.features else [])
+        rows, device = trainer.train_dataset, trainer.args.device
         some = [rows[number] for number in range(min(len(rows), trainer.args.per_device_train_batch_size))]
-        trainer.teacher.observe(Batch(dict(trainer.data_collator(some)), trainer.task))
+        inputs = {name: each.to(device) for name, each in trainer.data_collator(some).items()}
+        trainer.teacher.observe(Batch(inputs, trainer.task))
 
 
 def _rehearse(ready: Ready, trainer: DistillationTrainer) -> None:

@@ -401,7 +401,7 @@ def test_a_function_teaches(folder):
     Path("rules_of_run.py").write_text(
         "asked = []\n"
         "def answer(batch):\n"
-        "    asked.append(batch.rows)\n"
+        "    asked.append(len(batch.labels))\n"  # seen in every batch, the one before step 1 too
         "    return [[2.0, -2.0, 0.0, 0.0, 1.0]] * batch.rows\n"
     )
     kind = "{kind: {name: CallableTeacher, function: rules_of_run.answer}}"
