@@ -134,17 +134,26 @@ def both_learn(field: Queries, folder: Path) -> nn.Module:
 
 
 def born_of_labels(field: Queries, folder: Path) -> nn.Module:
-    """Notes how good the start of each later generation gets by the labels alone: its teacher is the difference."""
+    """Notes how good the same starts get by the labels alone, one by one and together: untaught, else alike."""
     student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
     with field.aside():
-        for number in (2, 3):
-            set_seed(field.seed + number)  # as a plan does
-            untaught, seed = field.another(), field.seed + number - 1
-            terms, own = [losses.TaskLoss()], folder / f"untaught_{number}"
-            field.trainer(untaught, teachers.Nobody(), terms, own, seed=seed).train()
-            found = field.measure(untaught)
-            field.noted |= {f"start of generation {number}, of labels: {what}": found[what] for what in found}
+        born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
+        untaught = [_untaught(field, number, folder / f"untaught_{number}") for number in (2, 3)]
+        known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
+        known |= {f"start of generation {number}, of labels": each for number, each in enumerate(untaught, 2)}
+        known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
+        known["all starts, of labels"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
+        for name, model in known.items():
+            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
     return student
+
+
+def _untaught(field: Queries, number: int, folder: Path) -> nn.Module:
+    """What would have been a later generation, by the labels alone."""
+    set_seed(field.seed + number)  # as a plan does
+    start = field.another()
+    field.trainer(start, teachers.Nobody(), [losses.TaskLoss()], folder, seed=field.seed + number - 1).train()
+    return start.eval()
 
 
 def with_exits(make: Callable[[Queries], nn.Module], exits: list[int]) -> Run:
@@ -201,11 +210,10 @@ def specialised(field: Queries, folder: Path, generalist: Remembering) -> nn.Mod
     student = schemes.specialists(field.plan(folder, generalist), count=10, share=0.5)
     with field.aside():
         experts = [teachers.load(str(each)) for each in sorted(folder.glob("specialist_*"))]
-        together = teachers.SpecialistTeacher([generalist, *experts])
-        together.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
+        together = Observed(teachers.SpecialistTeacher([generalist, *experts]), field)
         theirs = {name for expert in experts for name in expert.config.id2label.values()}
         own = [row for row, label in enumerate(field.validation["labels"][:]) if field.names[label] in theirs]
-        for name, model in (("generalist", generalist.model), ("with specialists", Observed(together))):
+        for name, model in (("generalist", generalist.model), ("with specialists", together)):
             found = field.figures_of(model, field.validation.select(own))
             field.noted |= {f"{name}: {what}": value for what, value in found.items()}
         field.noted["queries of special classes"] = len(own)
@@ -215,9 +223,10 @@ def specialised(field: Queries, folder: Path, generalist: Remembering) -> nn.Mod
 class Observed(nn.Module):
     """A teacher, called like a model."""
 
-    def __init__(self, teacher: teachers.Teacher) -> None:
+    def __init__(self, teacher: teachers.Teacher, field: Field) -> None:
         super().__init__()
         self.teacher = teacher
+        teacher.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
 
     def forward(self, **inputs: Tensor) -> Any:
         said = self.teacher.observe(Batch(inputs, Task.SINGLE_LABEL))

@@ -121,7 +121,9 @@ def check(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     ready = prepare(recipe, allow_custom_code)
     with tempfile.TemporaryDirectory() as folder:
         ready.args = _changed(ready.args, output_dir=folder, push_to_hub=False)
-        _rehearse(ready, ready.trainer())
+        trainer = ready.trainer()
+        _rehearse(ready, trainer)
+        _ask_function(trainer)
     return ready
 
 

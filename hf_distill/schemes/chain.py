@@ -58,7 +58,7 @@ def model_of(plan: Plan, who: str) -> PreTrainedModel:
     if teacher.model is None:
         raise ValueError(
             f"{who} makes models of the teacher's blocks, and a {type(teacher).__name__} holds no model. "
-            "Pass the model itself as the plan's teacher."
+            "Name the model itself as the teacher."
         )
     if hasattr(teacher.model, "get_base_model"):
         name = type(teacher.model).__name__

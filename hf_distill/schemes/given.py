@@ -23,7 +23,7 @@ def teacher_of(given: Teacher | nn.Module | str | None, label_map: Literal["by_n
     if any(isinstance(each, AdapterOffTeacher) for each in everybody(teacher)):
         raise ValueError(
             "AdapterOffTeacher is the base of one student, and a scheme makes several. Pass a copy of the base model "
-            "as teacher=."
+            "as the teacher."
         )
     return teacher
 
@@ -38,7 +38,7 @@ def one_alone(teacher: Teacher, scheme: str) -> Teacher:
     if several is not None:
         raise ValueError(
             f"{scheme} learns from the inside of its teacher, and {type(several).__name__} is "
-            f"{len(several.members)} of them. Pass one as teacher=."
+            f"{len(several.members)} of them. Give it one of them."
         )
     return teacher
 

@@ -91,7 +91,7 @@ def confusable(probabilities: np.ndarray, count: int, seed: int = 0) -> list[lis
 def _generalist(model: nn.Module | None, count: int, plan: Plan) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel) or any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
-            "specialists: they start from the generalist's weights. Pass a transformers model as teacher=."
+            "specialists: they start from the generalist's weights. Name a transformers model as the teacher."
         )
     if find_task(model) is not Task.SINGLE_LABEL or find_task(anatomy.unwrap(plan.fresh())) is not Task.SINGLE_LABEL:
         raise ValueError(

@@ -433,6 +433,8 @@ def test_a_function_is_asked_before_anything_is_trained(folder, monkeypatch, ans
     changes = [*QUICK, f"teacher={kind}", "student={model: teacher}", "losses=[{name: SoftTargets}]", "baseline=true"]
     with pytest.raises((ValueError, RuntimeError), match=message):
         run.train(recipe.load("recipe.yaml", changes, True), Console(quiet=True), allow_custom_code=True)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        run.check(recipe.load("recipe.yaml", changes, True), allow_custom_code=True)
 
 
 def test_the_card_of_generations_says_who_taught_the_first(folder):

@@ -40,7 +40,7 @@ def test_a_scheme_that_learns_from_the_inside_takes_one_teacher(tmp_path, name):
     for given in (several, NoisyTeacher(several, sigma=0.1)):
         made = schemes.Plan(classifier(), given, args=DistillationConfig(str(tmp_path), **QUICK), train_dataset=rows())
         message = (
-            f"{name} learns from the inside of its teacher, and EnsembleTeacher is 2 of them. Pass one as teacher=."
+            f"{name} learns from the inside of its teacher, and EnsembleTeacher is 2 of them. Give it one of them."
         )
         with pytest.raises(ValueError, match=exactly(message)):
             getattr(schemes, name).rehearse(made)
