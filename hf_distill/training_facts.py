@@ -8,6 +8,8 @@ from transformers import Trainer
 from hf_distill import anatomy
 from hf_distill.card import CardFacts
 from hf_distill.losses.schedules import Weight
+from hf_distill.teachers import Teacher
+from hf_distill.teachers.given import models_of
 
 
 def training_facts(trainer: Trainer) -> CardFacts:
@@ -16,16 +18,14 @@ def training_facts(trainer: Trainer) -> CardFacts:
     Args:
         trainer: read, and left as it is.
     """
-    student, teacher, args = anatomy.unwrap(trainer.model), trainer.teacher.model, trainer.args
-    taught_by = trainer.teacher.known_as or None
+    student, args = anatomy.unwrap(trainer.model), trainer.args
     shape, names = anatomy.describe(student), anatomy.named_labels(student)
     learning = filter(None, [adapters_of(trainer.model)])
     precision = trainer.accelerator.mixed_precision
     return CardFacts(
         task=str(trainer.task),
         student=", ".join([f"{type(student).__name__}, {shape.layers} layers, width {shape.width}", *learning]),
-        teacher=None if teacher is None or taught_by else anatomy.unwrap(teacher).name_or_path or None,
-        taught_by=taught_by,
+        **teacher_facts(trainer.teacher),
         losses=[_loss(loss) for loss in trainer.objective],
         labels=[names[index] for index in sorted(names)] if names else [],
         train_split="train",
@@ -39,6 +39,18 @@ def training_facts(trainer: Trainer) -> CardFacts:
         device=args.device.type,
         versions={name: version(name) for name in ("hf-distill", "transformers", "torch", "datasets")},
     )
+
+
+def teacher_facts(teacher: Teacher) -> dict[str, Any]:
+    """`teacher` and `taught_by` of a card.
+
+    Args:
+        teacher: whoever teaches; the models inside are told by their ids, or where they have none, by what they are.
+    """
+    if teacher.known_as:
+        return {"teacher": None, "taught_by": teacher.known_as}
+    names = [model.name_or_path or type(model).__name__ for model in map(anatomy.unwrap, models_of(teacher))]
+    return {"teacher": list(dict.fromkeys(names)) or None, "taught_by": None}
 
 
 def adapters_of(model: Any) -> str:

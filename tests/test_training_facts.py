@@ -19,7 +19,7 @@ def test_the_trainer_knows_its_labels_losses_and_settings(tmp_path):
     assert facts == trainer.own_facts()
     assert facts.labels == ["anger", "joy", "fear"]
     assert facts.student == "BertForSequenceClassification, 2 layers, width 32"
-    assert facts.teacher is None  # made here: it has no name
+    assert facts.teacher == ["BertForSequenceClassification"]  # made here: it has no other name
     assert [(loss["name"], loss["weight"]) for loss in facts.losses] == [("TaskLoss", 0.5), ("SoftTargets", 0.25)]
     assert facts.losses[1]["config"]["temperature"] == 2.0
     assert (facts.task, facts.train_rows, facts.steps, facts.batch_size) == ("single_label", 12, 1, 8)

@@ -246,7 +246,7 @@ class Drawings(Field):
     """
 
     reference = "drawings: soft targets"
-    settings: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 20}
+    settings: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 40}
 
     def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
         super().__init__(arguments, seed)

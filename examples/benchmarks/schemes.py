@@ -27,7 +27,7 @@ from fields import SHARED, CutOut, Drawings, Field, Queries, Remembering, Senten
 from measuring import draw_bars, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_distill import losses, schemes, teachers
@@ -133,12 +133,12 @@ def both_learn(field: Queries, folder: Path) -> nn.Module:
     return schemes.online(field.plan(folder, field.encoder()), learning_rate=1e-4)
 
 
-def born_of_labels(field: Queries, folder: Path) -> nn.Module:
+def born_of_labels(field: Field, folder: Path) -> nn.Module:
     """Notes how good the same starts get by the labels alone, one by one and together: untaught, else alike."""
     student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
     with field.aside():
         born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
-        untaught = [_untaught(field, number, folder / f"untaught_{number}") for number in (2, 3)]
+        untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in (2, 3)]
         known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
         known |= {f"start of generation {number}, of labels": each for number, each in enumerate(untaught, 2)}
         known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
@@ -148,11 +148,11 @@ def born_of_labels(field: Queries, folder: Path) -> nn.Module:
     return student
 
 
-def _untaught(field: Queries, number: int, folder: Path) -> nn.Module:
-    """What would have been a later generation, by the labels alone."""
+def _untaught(field: Field, number: int, folder: Path, **settings: Any) -> nn.Module:
+    """What becomes of the student that a plan makes as its first, second, ... by the labels alone."""
     set_seed(field.seed + number)  # as a plan does
     start = field.another()
-    field.trainer(start, teachers.Nobody(), [losses.TaskLoss()], folder, seed=field.seed + number - 1).train()
+    field.trainer(start, teachers.Nobody(), [losses.TaskLoss()], folder / f"untaught_{number}", **settings).train()
     return start.eval()
 
 
@@ -233,12 +233,14 @@ class Observed(nn.Module):
         return SequenceClassifierOutput(logits=said[LOGITS])
 
 
-def with_peer(field: Queries, folder: Path) -> nn.Module:
-    """Notes how good the other student is."""
-    student = schemes.mutual(field.plan(folder, None), students=2)
+def with_peer(field: Field, folder: Path) -> nn.Module:
+    """Notes how good both students are, and how good each gets by the labels alone."""
+    student = schemes.mutual(field.plan(folder, None, student=field.another), students=2, start="given")
     with field.aside():
-        peer = AutoModelForSequenceClassification.from_pretrained(folder / "peer_2")
-        field.noted["peer"] = field.measure(peer)["accuracy"]
+        known = {"student": student, "peer": teachers.load(str(folder / "peer_2"))}
+        known |= {f"{name}, of labels": _untaught(field, number, folder) for number, name in enumerate(list(known), 1)}
+        for name, model in known.items():
+            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
     return student
 
 
@@ -285,28 +287,20 @@ def hidden_words(field: Queries, view: int) -> Dataset:
 
 def by_own_drawings(field: Drawings, folder: Path) -> nn.Module:
     """Labels and a teacher that sees the same drawings."""
-    return alone(field, folder, field.teacher("pixel_values"), num_train_epochs=2 * field.settings["num_train_epochs"])
-
-
-def by_half_the_labels(field: Drawings, folder: Path) -> nn.Module:
-    return alone(
-        field,
-        folder,
-        teachers.Nobody(),
-        [losses.TaskLoss()],
-        num_train_epochs=2 * field.settings["num_train_epochs"],
-    )
+    return alone(field, folder, field.teacher("pixel_values"))
 
 
 def across(column: str) -> Run:
-    """All pairs, of which the teacher reads one side, and no label."""
+    """All pairs, of which the teacher reads one side, and no label; half the epochs: as many steps."""
 
     def carried_out(field: Drawings, folder: Path) -> nn.Module:
         theirs = field.viewed(column, field.pairs, prefix="teacher_").remove_columns("labels")
         pairs = concatenate_datasets([field.viewed("pixel_values", field.pairs), theirs], axis=1)
         pads = teachers.PairedCollator(None, field.words if column == "words" else None)
         more = {"train_dataset": pairs, "eval_dataset": None, "compute_metrics": None, "data_collator": pads}
-        return schemes.cross_modal(field.plan(folder, field.teacher(column), **more))
+        plan = field.plan(folder, field.teacher(column), **more)
+        plan.args.num_train_epochs /= 2
+        return schemes.cross_modal(plan)
 
     return carried_out
 
@@ -353,10 +347,12 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "data_free: generator": no_text("generator"),
     },
     Drawings: {
-        "drawings: labels alone": by_half_the_labels,
+        "drawings: labels alone": by_labels,
         "drawings: soft targets": by_own_drawings,
         "drawings: cross_modal, of words": across("words"),
         "drawings: cross_modal, of another artist": across("other_drawing"),
+        "drawings: born_again, of labels": born_of_labels,
+        "drawings: mutual": with_peer,
     },
     Sentences: {
         "embeddings: distances and angles": by_distances,

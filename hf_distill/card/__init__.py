@@ -56,7 +56,7 @@ class CardFacts:
         language: code or codes: "en".
         tags: further tags.
         base_model: what the weights started from, if it is on the Hub; other values are dropped from the metadata.
-        teacher: Hub id or path (only its last name is shown).
+        teacher: Hub id or path (only its last name is shown), or several.
         taught_by: who was no such model, in words: "models that learned beside it".
         student: what it is, in a few words: "DistilBERT, 3 layers, width 384".
         student_from: Hub id or path that the student was made from.
@@ -95,7 +95,7 @@ class CardFacts:
     language: str | list[str] | None = None
     tags: list[str] = dataclasses.field(default_factory=list)
     base_model: str | None = None
-    teacher: str | None = None
+    teacher: str | list[str] | None = None
     taught_by: str | None = None
     student: str | None = None
     student_from: str | None = None
@@ -239,7 +239,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("hf_distill"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters.update(cell=cell, fenced=fenced, setting=_setting, quoted=json.dumps, count=_count)
+    environment.filters.update(cell=cell, fenced=fenced, setting=_setting, quoted=json.dumps, count=_count, ids=_ids)
     return environment
 
 
@@ -260,7 +260,8 @@ def _settings(facts: CardFacts) -> dict[str, str]:
 
 
 def _limits(facts: CardFacts) -> list[str]:
-    said = ["It learned from the teacher's outputs, so the teacher's errors and biases are inherited."]
+    whose = "teachers'" if isinstance(facts.teacher, list) and len(facts.teacher) > 1 else "teacher's"
+    said = [f"It learned from the {whose} outputs, so the {whose} errors and biases are inherited."]
     if facts.taught_by or (facts.scheme and not facts.teacher):
         who = facts.taught_by or "itself, or by models that learned beside or before it"
         said = [f"It was taught by {who}. What is wrong there, or in the labels, is inherited."]
@@ -294,6 +295,11 @@ def _limits(facts: CardFacts) -> list[str]:
     return said
 
 
+def _ids(names: str | Sequence[str]) -> str:
+    quoted = [f"`{cell(name)}`" for name in ([names] if isinstance(names, str) else names)]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
 def _count(number: int) -> str:
     return f"{number:,}"
 
@@ -323,14 +329,16 @@ def _public_facts(facts: CardFacts) -> CardFacts:
     for field in dataclasses.fields(facts):
         value = getattr(facts, field.name)
         if field.name in _IDS:
-            clean[field.name] = (
-                value if is_hub_id(value) else privacy.last_name(privacy.public(value)) if value else None
-            )
+            clean[field.name] = [*map(_public_id, value)] if isinstance(value, list) else _public_id(value)
         else:
             clean[field.name] = _cleaned(value, prose=field.name in _PROSE)
     # Where the model will be: a folder of that name on this disk says nothing against it.
     clean["repo_id"] = facts.repo_id if is_repository_name(facts.repo_id) else None
     return CardFacts(**clean)
+
+
+def _public_id(value: str | None) -> str | None:
+    return value if is_hub_id(value) else privacy.last_name(privacy.public(value)) if value else None
 
 
 def _cleaned(value: Any, prose: bool) -> Any:

@@ -30,7 +30,7 @@ class StageFacts:
         losses: each with its settings and weight.
         settings: of the training, by name.
         finished: whether it was trained to its end.
-        steps: optimizer steps.
+        steps, epochs: of its training.
         seconds: of training; None where it went on from a checkpoint, and the time before is not known.
         metrics: of the evaluation after it, by name.
     """
@@ -42,6 +42,7 @@ class StageFacts:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     finished: bool = False
     steps: int | None = None
+    epochs: float | None = None
     seconds: float | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 

@@ -83,7 +83,7 @@ def train(
     console.print(_introduction(ready), highlight=False, markup=False)
     start = copy.deepcopy(ready.student) if recipe.baseline else None
     trainer = ready.trainer()  # before the baseline trains: what it refuses is refused at once
-    _rehearse(ready, trainer)
+    _rehearse(ready, trainer, resume)
     if recipe.push and not ready.args.push_to_hub:
         trainer.init_hf_repo()
     if profile:
@@ -201,8 +201,6 @@ def _distil(ready: Ready, trainer: DistillationTrainer, console: Console, resume
     ready.student = scheme(plan, **knobs)
     assert plan.card_facts is not None, "a scheme has at least one stage"
     ready.heard = ready.heard and plan.heard(ready.asked)
-    if not ready.heard and plan.heard(trainer.teacher):
-        plan.card_facts.taught_by = trainer.teacher.known_as or None
     return plan.card_facts
 
 
@@ -215,13 +213,13 @@ def _ask_function(trainer: DistillationTrainer) -> None:
         trainer.teacher.observe(Batch(inputs, trainer.task))
 
 
-def _rehearse(ready: Ready, trainer: DistillationTrainer) -> None:
+def _rehearse(ready: Ready, trainer: DistillationTrainer, resume: bool = False) -> None:
     """What a stage of the recipe's scheme would refuse is refused now."""
     found = recipes.build_scheme(ready.recipe)
     if found is not None:
         scheme, knobs = found
         with attachment.detached(ready.student):
-            scheme.rehearse(ready.plan(trainer.teacher, Console(quiet=True), resume=False), **knobs)  # type: ignore
+            scheme.rehearse(ready.plan(trainer.teacher, Console(quiet=True), resume), **knobs)  # type: ignore
 
 
 def _saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -318,7 +316,7 @@ def _card_facts(ready: Ready, facts: CardFacts, figures: evaluation.Figures, com
     pushed = recipe.push is not None or ready.args.push_to_hub
     facts.repo_id = ready.args.hub_model_id if pushed else None
     facts.name = (facts.repo_id or Path(ready.args.output_dir).absolute().name).split("/")[-1]
-    facts.teacher = recipe.teacher.model if ready.heard else None
+    facts.teacher = [recipe.teacher.model, *(recipe.teacher.also or [])] if ready.heard else None
     facts.student_from = recipe.student.model or recipe.teacher.model
     facts.base_model = recipe.model_path("student" if recipe.student.model else "teacher")  # a folder is no Hub id
     beside_recipe = recipe.folder / recipe.dataset.path

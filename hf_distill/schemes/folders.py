@@ -12,6 +12,7 @@ OF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_mode
 
 def mark(folder: Path, name: str, of: dict[str, Any]) -> None:
     """Says that a folder which is no stage was made by a scheme, and of what."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"name": name, "finished": True, "of": of}) + "\n", encoding="utf-8")
 
 

@@ -54,5 +54,5 @@ def hints(
     upper = match_layers("uniform", mine, teacher.shape)[lower % mine.layers] if hint is None else hint
     loss = HiddenMSE({lower: upper}, projection)
     # the head is not trained yet: its quality says nothing about which checkpoint is best
-    student = plan.stage("hint", student, teacher, [loss], share=share, args=by_last(plan))
-    return plan.stage("student", student, teacher, share=1 - share)
+    student = plan.stage("hint", student, teacher, [loss], share=(0.0, share), args=by_last(plan))
+    return plan.stage("student", student, teacher, share=(share, 1.0))

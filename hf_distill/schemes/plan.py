@@ -23,11 +23,13 @@ from hf_distill.losses import Loss, TaskLoss
 from hf_distill.report import stages
 from hf_distill.report.stages import StageFacts
 from hf_distill.schemes import folders, judging
+from hf_distill.schemes.budget import Share, settings_of
 from hf_distill.schemes.given import student_of, teacher_of
 from hf_distill.schemes.wording import NOT_YET_KNOWN, in_words, making_of, stage_of
 from hf_distill.teachers import Nobody, Teacher
 from hf_distill.teachers.given import as_teacher, everybody
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training_facts import teacher_facts
 
 
 class Plan:
@@ -146,7 +148,7 @@ class Plan:
         teacher: PreTrainedModel | Teacher | None = None,
         losses: Sequence[Loss] | None = None,
         *,
-        share: float = 1.0,
+        share: Share = 1.0,
         args: Mapping[str, Any] | None = None,
         keep_objective: bool = False,
         **trainer_kwargs: Any,
@@ -159,7 +161,8 @@ class Plan:
             teacher: a model, a `Teacher`, or None for nobody.
             losses: None for those of the plan, and if that names none, for the default of the task (the labels alone
                 where nobody teaches).
-            share: of the plan's epochs or steps.
+            share: of the plan's epochs or steps; or from where to where of them: (0.0, 0.5) and (0.5, 1.0) have all of
+                the steps together, however they are rounded.
             args: fields of the configuration that differ from the plan's.
             keep_objective: whether what the losses have trained is left in the stage's folder, beside its student.
             trainer_kwargs: instead of the plan's.
@@ -169,12 +172,10 @@ class Plan:
             configuration says `load_best_model_at_end`.
 
         Raises:
-            ValueError: what the trainer refuses; a share that is not above 0; a finished stage of other settings.
+            ValueError: what the trainer refuses; a share of nothing; a finished stage of other settings.
         """
         if any(name == each.name for each in self.stages):
             raise ValueError(f"two stages are called {name!r}; give each a name of its own.")
-        if not share > 0:
-            raise ValueError(f"stage {name!r}: share is {share}, of the plan's epochs or steps; it must be above 0.")
         given = as_teacher(Nobody() if teacher is None else teacher, self.args.label_map)
         if losses is None:
             losses = [TaskLoss()] if teacher is None else self.losses
@@ -183,14 +184,16 @@ class Plan:
             kwargs = {**self.trainer_kwargs, **inputs, **trainer_kwargs}
             if hasattr(student, "get_base_model"):
                 kwargs["peft_config"] = None  # a stage before has given it adapters
-            trainer = self.trainer_class(student, given, losses, self._args_of(folder, share, args or {}), **kwargs)
+            own = settings_of(self.args, folder, name, share, args)
+            trainer = self.trainer_class(student, given, losses, own, **kwargs)
             student = trainer.model  # with adapters, where peft_config was given
             facts = stage_of(name, trainer, in_words(teacher, self._names), self.scheme)
             if self._rehearsing:
+                given.begin(trainer.args, 1)  # what a teacher that learns would refuse
                 self._check_former(name, facts)
             else:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
-                self.card_facts = replace(trainer.own_facts(), steps=facts.steps)
+                self.card_facts = replace(trainer.own_facts(), steps=facts.steps, epochs=facts.epochs)
         attachment.release(student)
         self.stages.append(facts)
         self._names[student] = name
@@ -205,7 +208,7 @@ class Plan:
             teacher: it gives logits.
             student: for what the losses would be of; it is not changed.
         """
-        given, args = self.trainer_kwargs, self._args_of(self.folder, 1.0, {})
+        given, args = self.trainer_kwargs, settings_of(self.args, self.folder, name)
         if given.get("eval_dataset") is not None and given.get("compute_metrics") is not None:
             found = judging.judged(teacher, student, args, given, self._rehearsing, self.watch)
             self.stages.append(StageFacts(name, in_words(teacher, self._names), finished=True, metrics=found))
@@ -248,8 +251,8 @@ class Plan:
         if self._rehearsing:
             folders.check_own(self.folder / name)
         elif self.args.process_index == 0:
+            folders.mark(self.folder / name, name, {})  # first: what is cut off in the middle is known for its own
             self._save(model, self.folder / name)
-            folders.mark(self.folder / name, name, {})
 
     # How a scheme runs
 
@@ -300,8 +303,10 @@ class Plan:
         stages.save(self.stages, self.scheme, self.folder / "stages.json")
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
-        self.card_facts.stages, self.card_facts.scheme, self.card_facts.seed = self.stages, self.scheme, self.args.seed
-        self.card_facts.result = self._names.get(student)
+        known = self.teacher is not None and self.heard(self.teacher)
+        credit = teacher_facts(self.teacher) if known else {"teacher": None}  # a former stage is no teacher of its own
+        lineage = {"stages": self.stages, "scheme": self.scheme, "result": self._names.get(student)}
+        self.card_facts = replace(self.card_facts, **credit, **lineage, seed=self.args.seed)
         render(self.card_facts).save(self.folder / "README.md")
         if self.args.push_to_hub:
             url = Publication(self.args).push(str(self.folder))
@@ -333,19 +338,6 @@ class Plan:
         former = stages.read(self.folder / name / folders.MARK) if self.resume else None
         if former is not None:
             stages.check_same(former, wanted, self.folder / name, but=NOT_YET_KNOWN)
-
-    def _args_of(self, folder: Path, share: float, changes: Mapping[str, Any]) -> DistillationConfig:
-        args = copy.copy(self.args)
-        args.output_dir, args.push_to_hub = str(folder), False
-        if args.max_steps > 0:
-            args.max_steps = max(1, round(args.max_steps * share))
-        else:
-            args.num_train_epochs *= share
-        for name, value in changes.items():
-            if not hasattr(args, name):
-                raise ValueError(f"{type(args).__name__} has no field {name!r}.")
-            setattr(args, name, value)
-        return args
 
     def _found(self, folder: Path, wanted: StageFacts, trainer: DistillationTrainer) -> StageFacts | None:
         """A finished stage, student and teacher as they were at its end; None where there is something to do."""
@@ -382,8 +374,8 @@ class Plan:
         measured = judging.measured(trainer)
         logged = trainer.state.log_history
         seconds = next((entry["train_runtime"] for entry in reversed(logged) if "train_runtime" in entry), None)
-        facts = replace(facts, finished=True, steps=trainer.state.global_step, metrics=measured,
-                        seconds=None if checkpoint else seconds)  # fmt: skip
+        facts = replace(facts, finished=True, steps=trainer.state.global_step, epochs=trainer.state.epoch,
+                        metrics=measured, seconds=None if checkpoint else seconds)  # fmt: skip
         if main and keep_objective:
             attachment.save_beside(trainer.objective.state_dict(), {}, folder)
         if main:

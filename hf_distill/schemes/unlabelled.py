@@ -54,7 +54,8 @@ def unlabelled(
     for number, threshold in enumerate(passes, 1):
         heard = SelectiveTeacher(teacher, wrong=1.0, min_confidence=threshold) if threshold else teacher
         name = f"pass_{number}_above_{threshold:g}"  # another threshold is another stage
-        student = plan.stage(name, student, heard, losses, share=1 / len(passes), train_dataset=rows)
+        part = ((number - 1) / len(passes), number / len(passes))
+        student = plan.stage(name, student, heard, losses, share=part, train_dataset=rows)
     return student
 
 

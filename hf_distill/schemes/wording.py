@@ -2,20 +2,26 @@
 
 import inspect
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
 
 from hf_distill import anatomy
 from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import ModelTeacher, Nobody, Teacher
+from hf_distill.teachers.given import models_of
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.weights import digest
 
-NOT_YET_KNOWN = ("start", "teacher", "rows")  # in a rehearsal: what is trained or made before comes first
+NOT_YET_KNOWN = ("start", "teacher", "rows", "data")  # in a rehearsal: what is trained or made before comes first
 _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
-_ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model")
+_ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "adam_beta1", "adam_beta2")
+_ALSO += ("adam_epsilon", "optim_args", "lr_scheduler_kwargs", "data_seed", "dataloader_drop_last")
+_ALSO += ("neftune_noise_alpha",)
+_SOME = 64  # rows, by which data sets are told apart
 
 
 def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
@@ -55,10 +61,11 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, schem
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "seed": args.seed,
         "rows": len(rows) if hasattr(rows, "__len__") else None,
+        "data": _content(rows),
         "scheme": scheme,
         **{name: _plain(getattr(args, name)) for name in _ALSO},
         "start": digest(trainer.model, leave_out="objective."),
-        "teacher": None if trainer.teacher.model is None else digest(trainer.teacher.model, leave_out="objective."),
+        "teacher": _weights(trainer.teacher),
     }
     facts = trainer.own_facts()
     losses = [f"{each['name']}({_knobs(each['config'])}), weight {each['weight']}" for each in facts.losses]
@@ -71,8 +78,23 @@ def making_of(plan: Any) -> dict[str, Any]:
     return {
         "scheme": plan.scheme,
         "rows": len(rows) if hasattr(rows, "__len__") else None,
-        "teacher": None if teacher is None or teacher.model is None else digest(teacher.model),
+        "data": _content(rows),
+        "teacher": None if teacher is None else _weights(teacher),
     }
+
+
+def _weights(teacher: Teacher) -> list[str | None]:
+    """A hash for each model inside."""
+    return [digest(model, leave_out="objective.") for model in models_of(teacher)]
+
+
+def _content(rows: Any) -> str | None:
+    """A hash of some rows, as they are stored; None where that is not known."""
+    if not isinstance(rows, Dataset) or not len(rows):
+        return None
+    some = sorted({round(number * (len(rows) - 1) / (_SOME - 1)) for number in range(_SOME)})
+    stored = rows.with_format("arrow")[some].to_pylist()
+    return blake2b(repr(stored).encode(), digest_size=16).hexdigest()
 
 
 def _is_plain(value: Any) -> bool:

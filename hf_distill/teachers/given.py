@@ -53,3 +53,8 @@ def everybody(teacher: Teacher) -> Iterator[Teacher]:
     yield teacher
     for member in teacher.members:
         yield from everybody(member)
+
+
+def models_of(teacher: Teacher) -> list[nn.Module]:
+    """The models that are asked when it answers, whoever is between."""
+    return [each.model for each in everybody(teacher) if not each.members and each.model is not None]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 
 from hf_distill import anatomy, vocabulary
 from hf_distill.batch import Batch
@@ -94,9 +94,9 @@ class Learner:
         Raises:
             ValueError: a schedule that waits for an evaluation.
         """
-        if args.lr_scheduler_type in _UNSTEADY:
+        if (kind := SchedulerType(args.lr_scheduler_type)) in _UNSTEADY:
             raise ValueError(
-                f"lr_scheduler_type={str(args.lr_scheduler_type)!r} follows the evaluation, and that of a model "
+                f"lr_scheduler_type={kind.value!r} follows the evaluation, and that of a model "
                 'beside the student is not known. Take "linear", "cosine" or another that is known beforehand.'
             )
         decayed = set(Trainer.get_decay_parameter_names(None, self._parts))  # type: ignore[arg-type]

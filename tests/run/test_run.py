@@ -345,6 +345,13 @@ def test_a_scheme_takes_the_place_of_the_one_training(folder):
     assert again.facts[2].metrics == result.facts[2].metrics
 
 
+def test_other_knobs_than_before_are_refused_before_the_baseline_is_trained(folder, monkeypatch):
+    train("scheme={name: born_again, generations: 2}", "losses=null")
+    monkeypatch.setattr(run, "_run", lambda *_: pytest.fail("something trained"))
+    with pytest.raises(ValueError, match=r"generation_1 was begun with settings .*generations=2"):
+        train("scheme={name: born_again, generations: 3}", "losses=null", "baseline=true", resume=True)
+
+
 def test_further_models_without_a_kind_are_refused(folder):
     with pytest.raises(ValueError, match=r"teacher.also names further models, and teacher.kind does not say"):
         train("teacher.also=[teacher]")
@@ -381,6 +388,16 @@ def test_a_kind_of_teacher_takes_the_place_of_the_model(folder, kind):
     assert type(result.trainer.teacher).__name__ in kind
     made_of_it = any(name in kind for name in ("Noisy", "Selective", "Ensemble"))
     assert [fact.name for fact in result.facts] == ["teacher"] * made_of_it + ["distilled student"]
+
+
+@pytest.mark.parametrize("arranged", [[], ["scheme={name: born_again, generations: 2}"]])
+def test_the_card_names_all_teachers(folder, arranged):
+    shutil.copytree("teacher", "second")
+    train("teacher.kind={name: EnsembleTeacher}", "teacher.also=[second]", "losses=null", *arranged)
+    card = Path("out/README.md").read_text()
+    assert "distilled from `teacher` and `second`." in card
+    assert "- Teachers: `teacher` and `second`\n" in card
+    assert "the teachers' errors and biases are inherited" in card
 
 
 def test_a_kind_around_a_cached_teacher_asks_it_once(folder):

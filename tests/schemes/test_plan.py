@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from hf_distill import DistillationConfig, losses, schemes
 from hf_distill.signals import LOGITS
-from hf_distill.teachers import NoisyTeacher, Teacher
+from hf_distill.teachers import EnsembleTeacher, NoisyTeacher, PeerTeacher, Teacher
 
-from .arranged import SAVING, Stop, plan
+from .arranged import SAVING, Stop, plan, planned
 
 
 @schemes.scheme
@@ -106,7 +106,7 @@ def test_after_a_stage_that_was_trained_again_the_rest_is_too(tmp_path):
     assert (tmp_path / "second" / "stage.json").stat().st_mtime_ns > before
 
 
-@pytest.mark.parametrize("changed", ["knob", "teacher", "kind", "decay"])
+@pytest.mark.parametrize("changed", ["knob", "teacher", "kind", "decay", "epsilon"])
 def test_whatever_else_differs_is_refused_before_anything_trains(tmp_path, changed):
     @schemes.scheme
     def one(plan, knob=1):
@@ -121,9 +121,22 @@ def test_whatever_else_differs_is_refused_before_anything_trains(tmp_path, chang
         ),
         "kind": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=5.0), resume=True)),
         "decay": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=0.1), resume=True, weight_decay=0.5)),
+        "epsilon": lambda: one(plan(tmp_path, teacher=NoisyTeacher(model, sigma=0.1), resume=True, adam_epsilon=1e-3)),
     }[changed]
     with pytest.raises(ValueError, match="one was begun with"):
         again()
+
+
+def test_other_rows_and_another_second_teacher_are_refused(tmp_path):
+    one, two, three = (classifier(seed=seed).eval() for seed in (1, 2, 3))
+    twice(plan(tmp_path, teacher=EnsembleTeacher([one, two])))
+    with pytest.raises(ValueError, match=r"first was begun with settings {'teacher': .*Resume with what it was"):
+        twice(plan(tmp_path, teacher=EnsembleTeacher([one, three]), resume=True))
+    others = rows().map(lambda row: {"input_ids": row["input_ids"][::-1]})
+    with pytest.raises(ValueError, match=r"first was begun with settings {'data': .*Resume with what it was"):
+        twice(plan(tmp_path, teacher=EnsembleTeacher([one, two]), data=others, resume=True))
+    again = rows().map(lambda row: row)  # of another history, and the same
+    twice(plan(tmp_path, teacher=EnsembleTeacher([one, two]), data=again, resume=True))
 
 
 def test_a_stage_of_other_settings_is_refused(tmp_path):
@@ -183,6 +196,38 @@ def test_the_end_is_saved_with_a_card_that_tells_the_lineage(tmp_path):
     assert all(set(stage["metrics"]) == {"agreement"} for stage in stages)
 
 
+def named(folder, name, seed):
+    """A classifier that was loaded from a folder of that name."""
+    classifier(seed=seed).save_pretrained(folder / name)
+    return AutoModelForSequenceClassification.from_pretrained(folder / name).eval()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (lambda one, two: one, "distilled from `one`."),
+        (lambda one, two: EnsembleTeacher([one, NoisyTeacher(two, sigma=0.1)]), "distilled from `one` and `two`."),
+        (lambda one, two: classifier(seed=1).eval(), "distilled from `BertForSequenceClassification`."),
+        (lambda one, two: None, "trained without a teacher of its own, by `twice(again=True)`."),
+    ],
+)
+def test_the_card_names_the_teacher_of_the_scheme_and_no_stage_of_it(tmp_path, teacher, said):
+    student, taught_by = named(tmp_path, "start", 0), teacher(named(tmp_path, "one", 1), named(tmp_path, "two", 2))
+    twice(planned(tmp_path / "out", student, taught_by))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert said in card
+    assert "`start`" not in card
+
+
+def test_the_card_of_a_run_that_was_cut_off_at_its_very_end_says_how_long_it_trained(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(schemes.Plan, "finish", lambda self, student: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            twice(plan(tmp_path))
+    twice(plan(tmp_path, resume=True))
+    assert "| epochs | 0.75 |" in (tmp_path / "README.md").read_text()  # three steps of four rows each, of 16
+
+
 def test_a_share_of_the_steps_and_other_fields(tmp_path):
     @schemes.scheme
     def shared(plan, by):
@@ -198,6 +243,43 @@ def test_a_share_of_the_steps_and_other_fields(tmp_path):
     assert stage["steps"] == 4  # 16 rows, 4 a step, one epoch of two
     with pytest.raises(ValueError, match=exactly("DistillationConfig has no field 'lr'.")):
         shared(plan(folder), {"lr": 1})
+
+
+@schemes.scheme
+def keeping(plan):
+    """A stage, and a model beside it."""
+    made = plan.stage("only", plan.fresh(), plan.teacher)
+    plan.keep("beside", classifier(seed=5))
+    return made
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_was_cut_off_while_it_was_kept_is_kept_again(tmp_path, monkeypatch, resume):
+    def cut_off(self, model, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schemes.Plan, "_save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            keeping(plan(tmp_path))
+    keeping(plan(tmp_path, resume=resume))
+    found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "beside")
+    assert same(weights(found), weights(classifier(seed=5)))
+
+
+def test_what_a_learning_teacher_refuses_is_refused_before_the_first_stage(tmp_path):
+    @schemes.scheme
+    def late(plan):
+        first = plan.stage("first", plan.fresh(), plan.teacher)
+        return plan.stage("second", first, PeerTeacher(classifier(seed=2)))
+
+    trained = []
+    with pytest.raises(ValueError, match="lr_scheduler_type='reduce_lr_on_plateau' follows the evaluation"):
+        late(plan(tmp_path, lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps", eval_dataset=rows(4),
+                  watch=trained.append))  # fmt: skip
+    assert not trained
 
 
 @pytest.mark.parametrize("share", [0, -1, float("nan")])

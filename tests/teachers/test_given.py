@@ -3,8 +3,8 @@
 import pytest
 from runs import classifier
 
-from hf_distill.teachers import ModelTeacher, Nobody
-from hf_distill.teachers.given import as_teacher, model_inside
+from hf_distill.teachers import CallableTeacher, EnsembleTeacher, ModelTeacher, Nobody, NoisyTeacher
+from hf_distill.teachers.given import as_teacher, model_inside, models_of
 
 
 def test_a_model_its_folder_and_a_teacher_are_teachers(tmp_path):
@@ -24,3 +24,10 @@ def test_a_student_by_id_takes_the_head_of_a_model():
     assert model_inside(as_teacher(model), "student") is model
     with pytest.raises(ValueError, match=r"the student 'small' cannot be loaded by id: .* Load it first\."):
         model_inside(Nobody(), "small")
+
+
+def test_the_models_inside_are_those_that_are_asked():
+    one, other = classifier(), classifier(seed=1)
+    rules = CallableTeacher(lambda batch: None)
+    assert models_of(EnsembleTeacher([NoisyTeacher(one, sigma=0.1), rules, other])) == [one, other]
+    assert models_of(Nobody()) == []
