@@ -23,7 +23,7 @@ def main(arguments=None):
     )
     command_line.add_argument("--rows", type=int, default=1000, help="inputs of each round")
     command_line.add_argument("--rounds", type=int, default=1)
-    command_line.add_argument("--steps", type=int, default=100, help="of the optimizer that makes inputs")
+    command_line.add_argument("--steps", type=int, help="of the optimizer that makes inputs, where there is one: 100")
     command_line.add_argument("--lm", help="folder or Hub id of a language model that writes the texts")
     command_line.add_argument("--publish", help="folder for the statistics of the teacher's layers")
     options = command_line.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Boundary samples: examples moved in embedding space until the teacher's decision changes (Heo et al. 2018)."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ from hf_distill import anatomy, checks
 from hf_distill.batch import Batch
 from hf_distill.signals import BOUNDARY, LOGITS, Signal, Signals
 from hf_distill.tasks import Task
-from hf_distill.teachers import Teacher
-from hf_distill.teachers.given import as_teacher
+from hf_distill.teachers.wrapper import Wrapper
 
 OVERSHOOT = 1e-4  # of the margin: a sample that is exactly on the boundary still moves across
 SMALLEST = 1e-12  # of a gradient's norm: below it there is no direction
@@ -108,7 +107,7 @@ def _norm(rows: Tensor) -> Tensor:
     return rows.flatten(1).norm(dim=1)[:, None, None]
 
 
-class BoundaryTeacher(Teacher):
+class BoundaryTeacher(Wrapper):
     """A model that also answers at the boundary samples of each training batch, for `losses.BoundaryTargets`.
 
     The samples are made anew in every step, of examples that teacher and student both get right, those first on which
@@ -122,23 +121,27 @@ class BoundaryTeacher(Teacher):
         stride: see `boundary_samples`.
     """
 
+    needs_labels = "BoundaryTeacher"  # type: ignore[assignment]
+
     def __init__(self, teacher: Any, most: int = 64, iterations: int = 10, stride: float = 0.01) -> None:
         for name, value in (("most", most), ("iterations", iterations), ("stride", stride)):
             if value <= 0:
                 raise ValueError(f"BoundaryTeacher: {name} is {value}; it must be above 0.")
-        self.teacher = as_teacher(teacher)
-        self.members = [self.teacher]
+        super().__init__(teacher)
         self.most, self.iterations, self.stride = most, iterations, stride
-        self.model, self.shape, self.top_k = self.teacher.model, self.teacher.shape, self.teacher.top_k
-        self.input_names = [*self.teacher.input_names, "labels"]
         self._order: Tensor | None = None
+
+    @property
+    def input_names(self) -> Iterable[str]:  # type: ignore[override]
+        return [*self.teacher.input_names, "labels"]
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.
 
         Raises:
-            ValueError: the teacher is no model; one of the two takes no embeddings; their widths differ; no classifier
-                of whole examples, or one that finds the end of a text by its token ids.
+            ValueError: the teacher is no model, or answers only once the student has spoken; one of the two takes no
+                embeddings; their widths differ; no classifier of whole examples, or one that finds the end of a text
+                by its token ids.
         """
         if self.model is None:
             raise ValueError(
@@ -151,15 +154,11 @@ class BoundaryTeacher(Teacher):
                 "boundary samples are embeddings, and a classifier on a decoder finds the end of a text by its token "
                 "ids. Use encoders (BERT, RoBERTa, DistilBERT, ...)."
             )
-        self.teacher.only_evaluated = self.only_evaluated - {BOUNDARY}
-        self.teacher.compared_heads = self.compared_heads
-        self.teacher.prepare(student, (wanted - {BOUNDARY}) | {LOGITS}, device, tokenizer)
+        self.only_evaluated = self.only_evaluated - {BOUNDARY, LOGITS}  # samples are of its answers
+        super().prepare(student, (wanted - {BOUNDARY}) | {LOGITS}, device, tokenizer)
         order = checks.label_order(student, self.model, getattr(self.teacher, "label_map", None))
         self._order = None if order is None else torch.tensor(order, device=device)
         self._student = student
-
-    def check_evaluation(self, dataset: Any, collate: Any) -> None:
-        self.teacher.check_evaluation(dataset, collate)
 
     def observe(self, batch: Batch) -> Signals:
         said = self.teacher.observe(batch)
@@ -220,15 +219,6 @@ class BoundaryTeacher(Teacher):
         own = anatomy.find_embeddings(self._student)(ids)
         mine = logits(self._student, own + (moved - start).to(own.dtype), inputs)
         return torch.stack([mine.float(), theirs.float()], 1)
-
-    def step(self) -> None:
-        self.teacher.step()
-
-    def state(self) -> dict[str, Tensor]:
-        return self.teacher.state()
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.teacher.load_state(state)
 
 
 def choose(

@@ -13,7 +13,7 @@ from hf_distill import anatomy
 from hf_distill.augment.words import Words
 from hf_distill.batch import IGNORED
 from hf_distill.checks import LABELS
-from hf_distill.teachers.model import tokenizer_beside
+from hf_distill.teachers.model import named, tokenizer_beside
 
 Place = tuple[Sequence[int], int, int]  # the ids of a row, and where in it a word begins and ends
 Span = tuple[int, int]
@@ -30,10 +30,11 @@ class Neighbours:
         candidates: how many words.
 
     Raises:
-        ValueError: the model embeds no tokens, or no token of the vocabulary is a word.
+        ValueError: the model embeds no tokens, no token of the vocabulary is a word, or no candidates.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, candidates: int = 15) -> None:
+        _check_candidates(candidates)
         table: Any = anatomy.find_embeddings(model).weight
         self._table = table.detach().float().cpu()
         self._whole = torch.tensor([index for index in Words(tokenizer).whole if index < len(self._table)]).long()
@@ -67,12 +68,16 @@ class MaskedWords:
         batch_size: rows that the model reads at once.
 
     Raises:
-        ValueError: the model has another vocabulary, or the tokenizer no mask.
+        ValueError: the model cannot be loaded or has another vocabulary, the tokenizer no mask, or no candidates.
     """
 
     def __init__(self, model: nn.Module | str, tokenizer: Any, candidates: int = 15, batch_size: int = 32) -> None:
-        made = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32) if isinstance(model, str) else model
-        self._model: Any = made.eval()
+        _check_candidates(candidates)
+        made: Any = model
+        if isinstance(model, str):
+            with named("masked_lm", model):
+                made = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32)
+        self._model = made.eval()
         self._tokenizer, self._candidates, self._batch_size = tokenizer, candidates, batch_size
         if tokenizer.mask_token_id is None:
             raise ValueError("the tokenizer has no mask token: leave masked_lm out, and words come from embeddings.")
@@ -170,6 +175,11 @@ def replace_words(
             known = {span: found[index, span] for each in drawn[index] for span in each if found[index, span]}
             made += _copies(row if keep_labels else _unlabelled(row), columns, drawn[index], known)
     return Dataset.from_list(made, features=features) if made else dataset.select([]).cast(features)
+
+
+def _check_candidates(candidates: int) -> None:
+    if candidates < 1:
+        raise ValueError(f"candidates is {candidates}; it must be at least 1, for a word to be drawn.")
 
 
 def _draw(spans: list[Span], coins: random.Random, samples: int, probability: float) -> list[dict[Span, float]]:

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 from hf_distill.augment.boundary import BoundaryTeacher
 from hf_distill.losses import BoundaryTargets, SoftTargets, TaskLoss, linear
 from hf_distill.schemes.given import one_alone
+from hf_distill.schemes.idle import refuse_idle
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 
@@ -13,7 +14,7 @@ from hf_distill.schemes.running import scheme
 def adversarial(
     plan: Plan,
     temperature: float = 3.0,
-    soft: float = 3.0,
+    soft: float | None = None,
     boundary: float = 2.0,
     most: int = 64,
     iterations: int = 10,
@@ -36,7 +37,7 @@ def adversarial(
     Args:
         plan: its teacher teaches; its losses, where it names some, take the place of labels and soft targets.
         temperature: of soft targets, at examples and samples alike.
-        soft: what the weight of the soft targets loses.
+        soft: what the weight of the soft targets loses; None: 3.
         boundary: the first weight of the boundary samples.
         most: samples of a batch at most.
         iterations: moves of a sample at most.
@@ -47,8 +48,13 @@ def adversarial(
         The student.
 
     Raises:
-        ValueError: an argument is out of range; no teacher model; what `BoundaryTeacher` refuses.
+        ValueError: an argument is out of range or changes nothing; no teacher model; what `BoundaryTeacher` refuses.
     """
+    if plan.losses:
+        refuse_idle("adversarial", "the plan's losses take the place of the soft targets", soft=soft)
+    soft = 3.0 if soft is None else soft
+    if not temperature > 0:
+        raise ValueError(f"adversarial: temperature is {temperature}; it must be above 0.")
     if min(soft, boundary) < 0:
         raise ValueError(f"adversarial: soft is {soft} and boundary {boundary}; weights must be at least 0.")
     teacher = BoundaryTeacher(one_alone(plan.need_teacher(), "adversarial"), most, iterations, stride)

@@ -13,13 +13,22 @@ from hf_distill.augment import generator, sampled, statistics
 from hf_distill.augment.soft_inputs import Wanted, soft_inputs, table_of
 from hf_distill.data import embedded_rows
 from hf_distill.losses import SoftTargets
+from hf_distill.schemes.idle import refuse_idle
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 from hf_distill.tasks import Task, find_task
+from hf_distill.teachers.model import named
 
 Source = Literal["embeddings", "generator", "masked_lm", "causal_lm", "random_tokens"]
 OF_EMBEDDINGS = ("embeddings", "generator")
 OF_A_MODEL = {"masked_lm": (AutoModelForMaskedLM, Task.MASKED_LM), "causal_lm": (AutoModelForCausalLM, Task.CAUSAL_LM)}
+READ_BY: dict[str, tuple[str, ...]] = {  # knobs that not every source reads
+    "lm": tuple(OF_A_MODEL),
+    "temperature": tuple(OF_A_MODEL),
+    "batch_size": (*OF_EMBEDDINGS, *OF_A_MODEL),
+    "adversarial": ("generator",),
+    **dict.fromkeys(("published", "steps", "learning_rate", "confidence", "diversity", "matching"), OF_EMBEDDINGS),
+}
 REHEARSED = 8  # rows
 
 
@@ -32,14 +41,14 @@ def data_free(
     rounds: int = 1,
     lm: str | None = None,
     published: str | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     learning_rate: float | None = None,
-    batch_size: int = 64,
-    confidence: float = 1.0,
-    diversity: float = 5.0,
-    matching: float = 1.0,
-    adversarial: float = 1.0,
-    temperature: float = 1.0,
+    batch_size: int | None = None,
+    confidence: float | None = None,
+    diversity: float | None = None,
+    matching: float | None = None,
+    adversarial: float | None = None,
+    temperature: float | None = None,
 ) -> PreTrainedModel:
     """Makes inputs, and trains the student on the teacher's answers to them; round after round, if asked.
 
@@ -57,6 +66,8 @@ def data_free(
     anew; what each term is, see `augment.soft_inputs.Wanted`. That inputs are embeddings is our own form: the papers
     make images.
 
+    A knob that the source does not read is refused: None leaves it at the number that is named beside it.
+
     Args:
         plan: without train_dataset. Its teacher teaches; its losses, where it names some, must need no labels.
         source: of the inputs.
@@ -64,40 +75,46 @@ def data_free(
         length: tokens of a row, at most.
         rounds: each has new inputs and an equal share of the epochs or steps.
         lm: folder or Hub id of the language model; None: the teacher is one.
-        published: folder of the layer statistics that the teacher's owner made (`augment.statistics`), if any.
-        steps: of the optimizer of the embeddings (each batch of them) or of the generator (each round).
-        learning_rate: of that; None: 0.1 deviations of the table for embeddings, 0.001 for the generator.
-        batch_size: rows that are made together.
-        confidence: weight of the teacher's certainty.
-        diversity: weight of the entropy of the mean answer.
-        matching: weight of the distance from the published statistics.
-        adversarial: weight of the disagreement of teacher and student (generator).
-        temperature: of sampling from a language model.
+        published: folder of the layer statistics that the teacher's owner made (`augment.statistics`), if any; for
+            rows of embeddings, as all that follows up to `matching`.
+        steps: of the optimizer of the embeddings (each batch of them) or of the generator (each round); 100.
+        learning_rate: of that; 0.1 deviations of the table for embeddings, 0.001 for the generator.
+        batch_size: rows that are made together, texts of a language model too; 64.
+        confidence: weight of the teacher's certainty; 1.
+        diversity: weight of the entropy of the mean answer; 5.
+        matching: weight of the distance from the published statistics; 1.
+        adversarial: weight of the disagreement of teacher and student (generator); 1.
+        temperature: of sampling from a language model; 1.
 
     Returns:
         The student.
 
     Raises:
-        ValueError: a source or number that is none; no teacher model; no tokenizer or language model where texts are
+        ValueError: a source or number that is none; a knob that the source does not read; rows that are longer than a
+            model takes; no teacher model; no tokenizer or language model where texts are
             made; models that do not take the same embeddings.
     """
-    model = _check(plan, source, {"rows": rows, "length": length, "rounds": rounds, "steps": steps})
-    student = plan.fresh()
+    settings = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
+    weights = {"confidence": confidence, "diversity": diversity, "matching": matching}
+    given = {"lm": lm, "published": published, "adversarial": adversarial, **settings, **weights}
+    _check_knobs(source, {"rows": rows, "length": length, "rounds": rounds, **given})
+    model, student = _model(plan, source), plan.fresh()
+    for who, each in (("student", student), ("teacher", model)):
+        _check_length(length, who, each)
     if source in OF_EMBEDDINGS:
         _check_table(student, model)
     if source in OF_A_MODEL:
         _check_writer(plan, source, lm)
     known = statistics.load(published, model) if published is not None else None
-    wanted = Wanted(confidence, diversity, matching, known)
+    wanted, settings = Wanted(**_known(weights), statistics=known), _known(settings)
     losses = plan.losses or [SoftTargets()]
     for number in range(1, rounds + 1):
         seed = plan.args.seed + number
         if source in OF_EMBEDDINGS:
-            settings = {"steps": 1 if plan.rehearsing else steps, "batch_size": batch_size, "seed": seed}
-            settings |= {} if learning_rate is None else {"learning_rate": learning_rate}
-            make = partial(_embeddings, plan, student, source, rows, length, wanted, adversarial, settings)
+            knobs = {**settings, **({"steps": 1} if plan.rehearsing else {}), **_known({"adversarial": adversarial})}
+            make = partial(_embeddings, plan, student, source, rows, length, wanted, {**knobs, "seed": seed})
         else:
-            make = partial(_texts, plan, source, lm, rows, length, temperature, batch_size, seed)
+            make = partial(_texts, plan, source, lm, rows, length, {**settings, "seed": seed})
         made = plan.once(f"inputs_{number}", make).with_format("numpy" if source in OF_EMBEDDINGS else None)
         student = plan.stage(
             f"round_{number}", student, plan.need_teacher(), losses, share=1 / rounds, train_dataset=made
@@ -112,7 +129,6 @@ def _embeddings(
     rows: int,
     length: int,
     wanted: Wanted,
-    adversarial: float,
     settings: dict[str, Any],
 ) -> Dataset:
     teacher, rows = _frozen(plan.need_teacher().model, plan), _rows(plan, rows)
@@ -121,7 +137,7 @@ def _embeddings(
     order = checks.label_order(student, teacher, plan.args.label_map)
     index = None if order is None else torch.tensor(order, device=plan.args.device)
     student.to(plan.args.device)
-    made, _ = generator.generated(teacher, student, rows, length, wanted, adversarial, order=index, **settings)
+    made, _ = generator.generated(teacher, student, rows, length, wanted, order=index, **settings)
     return embedded_rows(made)
 
 
@@ -129,18 +145,18 @@ def _rows(plan: Plan, rows: int) -> int:
     return min(rows, REHEARSED) if plan.rehearsing else rows
 
 
-def _texts(
-    plan: Plan, source: str, lm: str | None, rows: int, length: int, temperature: float, batch_size: int, seed: int
-) -> Dataset:
+def _texts(plan: Plan, source: str, lm: str | None, rows: int, length: int, settings: dict[str, Any]) -> Dataset:
     tokenizer, rows = plan.trainer_kwargs["processing_class"], _rows(plan, rows)
     if source == "random_tokens":
-        return Dataset.from_dict({"input_ids": sampled.random_tokens(tokenizer, rows, length, seed)})
-    auto, _ = OF_A_MODEL[source]
-    writer = plan.need_teacher().model if lm is None else auto.from_pretrained(lm, dtype=torch.float32).eval()
-    own = tokenizer if lm is None else AutoTokenizer.from_pretrained(lm)
+        return Dataset.from_dict({"input_ids": sampled.random_tokens(tokenizer, rows, length, **settings)})
+    writer, own = plan.need_teacher().model, tokenizer
+    if lm is not None:
+        with named("data_free: lm", lm):
+            writer = OF_A_MODEL[source][0].from_pretrained(lm, dtype=torch.float32).eval()
+            own = AutoTokenizer.from_pretrained(lm)
+        _check_length(length, "language model", writer)
     write = sampled.from_masked_lm if source == "masked_lm" else sampled.from_causal_lm
     short = length if not plan.rehearsing else min(length, REHEARSED)
-    settings: dict[str, Any] = {"temperature": temperature, "batch_size": batch_size, "seed": seed}
     texts = write(_frozen(writer, plan), own, rows, short, **settings)
     encoded = tokenizer(texts, truncation=True, max_length=length)
     return Dataset.from_dict({"text": texts, **encoded})
@@ -153,14 +169,36 @@ def _frozen(model: Any, plan: Plan) -> nn.Module:
     return found.requires_grad_(False)
 
 
-def _check(plan: Plan, source: str, counts: dict[str, int]) -> nn.Module:
-    """Refuses what cannot work, before anything is made; gives the teacher's model."""
+def _known(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Those that are given."""
+    return {name: value for name, value in knobs.items() if value is not None}
+
+
+def _check_knobs(source: str, knobs: dict[str, Any]) -> None:
+    """Refuses a source that is none, numbers that cannot be, and what the source does not read."""
     if source not in (*OF_EMBEDDINGS, *OF_A_MODEL, "random_tokens"):
         known = ", ".join((*OF_EMBEDDINGS, *OF_A_MODEL, "random_tokens"))
         raise ValueError(f"data_free: source={source!r} is not known; use one of {known}.")
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"data_free: {name} is {value}; it must be at least 1.")
+    for name in ("rows", "length", "rounds", "steps", "batch_size"):
+        if knobs[name] is not None and knobs[name] < 1:
+            raise ValueError(f"data_free: {name} is {knobs[name]}; it must be at least 1.")
+    for name in ("learning_rate", "temperature"):
+        if knobs[name] is not None and not knobs[name] > 0:
+            raise ValueError(f"data_free: {name} is {knobs[name]}; it must be above 0.")
+    unread = {name: knobs[name] for name, sources in READ_BY.items() if source not in sources}
+    refuse_idle("data_free", f"source={source!r} does not read that", **unread)
+    if knobs["published"] is None:
+        refuse_idle("data_free", "no statistics are published", matching=knobs["matching"])
+
+
+def _check_length(length: int, who: str, model: Any) -> None:
+    longest = anatomy.max_positions(model)
+    if longest is not None and length > longest:
+        raise ValueError(f"data_free: length is {length}, and the {who} takes {longest} tokens. Make it shorter.")
+
+
+def _model(plan: Plan, source: str) -> nn.Module:
+    """The teacher's."""
     teacher = plan.need_teacher()
     if teacher.model is None:
         raise ValueError(

@@ -25,14 +25,14 @@ def online(plan: Plan, both_ways: bool = False, learning_rate: float | None = No
         The student. The teacher is measured too, and saved beside it, in `teacher`.
 
     Raises:
-        ValueError: there is no teacher, or it is no plain model.
+        ValueError: there is no teacher, or it is no plain model; a learning rate that is none.
 
     Reference: one teacher whose training is part of the student's, as each pair of networks in Zhang et al. 2018, Deep
     Mutual Learning, arXiv:1706.00384.
     Differs from the paper: by default the larger network does not learn from the smaller one.
     """
     given = plan.need_teacher()
-    if not isinstance(given, ModelTeacher):
+    if type(given) is not ModelTeacher:  # a subclass may say something else than its model
         raise ValueError(f"online trains its teacher, and {type(given).__name__} is no plain model. Pass the model.")
     teacher = PeerTeacher(
         copy.deepcopy(given.model), both_ways=both_ways, learning_rate=learning_rate, label_map=given.label_map

@@ -53,6 +53,8 @@ def specialists(plan: Plan, count: int = 3, probable: int = 1, share: float = 1.
     were in one of 10 clusters, and 61 by correlation); K-means over all predictions at once, not online; specialists
     learn from labels alone; a student is taught by all of them, where the paper asks them all for every answer.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"specialists: seed is {seed}; it must be at least 0, and below 2**32.")
     generalist = plan.need_teacher()
     model = _generalist(generalist.model, count, plan)
     clusters = plan.once("clusters", lambda: _clusters(plan, model, count, seed))["classes"]

@@ -11,6 +11,7 @@ from hf_distill.losses import AttentionKL, AttentionMSE, HiddenMSE, Loss, SoftTa
 from hf_distill.losses.attention_maps import Heads
 from hf_distill.schemes.chain import model_of
 from hf_distill.schemes.given import one_alone
+from hf_distill.schemes.idle import refuse_idle
 from hf_distill.schemes.plan import Plan
 from hf_distill.schemes.running import scheme
 from hf_distill.schemes.selection import by_last
@@ -23,12 +24,12 @@ def two_stage(
     plan: Plan,
     share: float = 0.75,
     attention: Literal["scores", "maps", "none"] = "scores",
-    temperature: float = 1.0,
+    temperature: float | None = None,
     samples: int = 0,
     masked_lm: str | None = None,
-    probability: float = 0.4,
-    candidates: int = 15,
-    keep_labels: bool = False,
+    probability: float | None = None,
+    candidates: int | None = None,
+    keep_labels: bool | None = None,
 ) -> PreTrainedModel:
     """The student first learns the teacher's embeddings, hidden states and attention, then what it predicts.
 
@@ -48,33 +49,40 @@ def two_stage(
         attention: what is compared of it: scores before the softmax, as the paper does, maps after it, which families
             with attention code of their own have too, or nothing. Where the numbers of heads differ, averages over
             groups of them are, or over all where they make no equal groups.
-        temperature: of the second stage.
-        samples: copies of each row; the paper's number is 20. For tasks with one label an example.
+        temperature: of the soft targets of the second stage; None: 1.
+        samples: copies of each row; the paper's number is 20. For tasks with one label an example. What follows is
+            about the copies.
         masked_lm: folder or Hub id of the masked language model that proposes words of a single piece; None takes them
             from the teacher's own embeddings, as those of several pieces always are.
-        probability: of each word to be replaced.
-        candidates: words among which one is drawn.
-        keep_labels: whether copies have the labels of their row. The paper's losses look at none.
+        probability: of each word to be replaced; None: 0.4.
+        candidates: words among which one is drawn; None: 15.
+        keep_labels: whether copies have the labels of their row; None: they have not. The paper's losses look at none.
 
     Returns:
         The student.
 
     Raises:
-        ValueError: no teacher that is a model, knobs that do not fit, or copies of rows that cannot be copied.
+        ValueError: no teacher that is a model, knobs that do not fit or change nothing, or copies of rows that cannot
+            be copied.
     """
     if not 0 < share < 1:
         raise ValueError(f"two_stage: share is {share}; it must be above 0 and below 1.")
     if samples < 0:
         raise ValueError(f"two_stage: samples is {samples}; it must be 0, for no copies, or more.")
+    if plan.losses:
+        refuse_idle("two_stage", "the plan's losses are those of the second stage", temperature=temperature)
+    knobs = {"masked_lm": masked_lm, "probability": probability, "candidates": candidates, "keep_labels": keep_labels}
+    if not samples:
+        refuse_idle("two_stage", "samples=0 makes no copies", **knobs)
     student, teacher, whole = plan.fresh(), one_alone(plan.need_teacher(), "two_stage"), model_of(plan, "two_stage")
     inside = _inside(anatomy.describe(student), anatomy.describe(whole), attention)
     rows: Any = {}
     if samples:
-        knobs = {"samples": samples, "probability": probability, "keep_labels": keep_labels}
-        rows = {"train_dataset": _with_copies(plan, whole, masked_lm, candidates, knobs)}
+        given = {name: value for name, value in knobs.items() if value is not None}
+        rows = {"train_dataset": _with_copies(plan, whole, samples, **given)}
     # the head is not trained yet: its quality says nothing about which checkpoint is best
     student = plan.stage("inside", student, teacher, inside, share=share, args=by_last(plan), **rows)
-    predictions = plan.losses or [SoftTargets(temperature)]
+    predictions = plan.losses or [SoftTargets(1.0 if temperature is None else temperature)]
     return plan.stage("predictions", student, teacher, predictions, share=1 - share, **rows)
 
 
@@ -92,13 +100,18 @@ def _inside(student: ModelShape, teacher: ModelShape, attention: str) -> list[Lo
 
 
 def _with_copies(
-    plan: Plan, teacher: PreTrainedModel, masked_lm: str | None, candidates: int, knobs: dict[str, Any]
+    plan: Plan,
+    teacher: PreTrainedModel,
+    samples: int,
+    masked_lm: str | None = None,
+    candidates: int = 15,
+    **knobs: Any,
 ) -> Dataset:
     """The plan's rows and their copies."""
     rows, tokenizer, task = plan.train_dataset, plan.trainer_kwargs.get("processing_class"), find_task(teacher)
     if not isinstance(rows, Dataset) or tokenizer is None:
         raise ValueError(
-            f"two_stage(samples={knobs['samples']}) replaces words in a tokenised datasets.Dataset by its tokenizer, "
+            f"two_stage(samples={samples}) replaces words in a tokenised datasets.Dataset by its tokenizer, "
             f"and train_dataset is a {type(rows).__name__}, processing_class a {type(tokenizer).__name__}. Pass both."
         )
     if not (task.per_example or task is Task.EMBEDDING):
@@ -110,7 +123,7 @@ def _with_copies(
         few = rows.select(range(min(2, len(rows)))) if plan.rehearsing else rows
         near = Neighbours(teacher, tokenizer, candidates)
         masked = None if masked_lm is None else MaskedWords(masked_lm, tokenizer, candidates)
-        return replace_words(few, tokenizer, near, masked, seed=plan.args.seed, **knobs)
+        return replace_words(few, tokenizer, near, masked, samples, seed=plan.args.seed, **knobs)
 
     copies = plan.once("copies", make)
     return concatenate_datasets([rows.cast(copies.features), copies])

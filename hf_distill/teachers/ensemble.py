@@ -96,15 +96,15 @@ class EnsembleTeacher(Teacher):
 
     Args:
         teachers: two or more, each a model, its id, or a `Teacher`.
-        mean: of ``"logits"`` (a geometric mean of the distributions), or of ``"probabilities"``, where one that is
-            sure outweighs less.
+        mean: of ``"logits"`` (a geometric mean of the distributions), which is what None says, or of
+            ``"probabilities"``, where one that is sure outweighs less.
         weights: of each teacher, any sum; ``"confidence"``: row by row, each by its own largest probability; None: all
             the same.
         one_at_a_time: moves each model to the accelerator for its forward only, and to the processor's memory after
             it: slow, and for models that do not fit beside one another.
         devices: where each teacher runs, such as ``["cuda:0", "cuda:1"]``; None: all where the student is.
         temperature: at which probabilities are averaged: where a loss softens by as much, its targets are the mean of
-            the softened probabilities.
+            the softened probabilities. None: 1.
 
     Raises:
         ValueError: fewer than two teachers, or knobs that do not fit them.
@@ -113,21 +113,28 @@ class EnsembleTeacher(Teacher):
     def __init__(
         self,
         teachers: Sequence[Any],
-        mean: Mean = "logits",
+        mean: Mean | None = None,
         weights: list[float] | Literal["confidence"] | None = None,
         one_at_a_time: bool = False,
         devices: list[str] | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
     ) -> None:
         if isinstance(teachers, str | nn.Module | Teacher) or len(teachers) < 2:
             raise ValueError("EnsembleTeacher takes a list of two teachers or more. Pass one by itself without it.")
-        if mean not in get_args(Mean):
+        if mean is not None and mean not in get_args(Mean):
             raise ValueError(f'EnsembleTeacher: mean={mean!r} is not known; use "logits" or "probabilities".')
         _check_weights(weights, len(teachers))
-        if not temperature > 0:
+        if temperature is not None and not temperature > 0:
             raise ValueError(f"EnsembleTeacher: temperature is {temperature}; it must be above 0.")
+        if temperature is not None and mean != "probabilities":
+            raise ValueError(
+                f"EnsembleTeacher: temperature={temperature} is of probabilities, and logits are averaged. Pass "
+                'mean="probabilities", or leave it out.'
+            )
         if devices is not None and len(devices) != len(teachers):
             raise ValueError(f"EnsembleTeacher: {len(devices)} devices for {len(teachers)} teachers. Name one each.")
+        for each in devices or ():
+            _check_device(each)
         self.members = self.teachers = [as_teacher(each) for each in teachers]
         self.mean, self.weights, self.temperature = mean, weights, temperature
         self.one_at_a_time, self.devices = one_at_a_time, devices
@@ -253,7 +260,7 @@ class EnsembleTeacher(Teacher):
             known = [batch.align(each) for each in known]
         trust = self._trust_of_all()
         if trust is None:
-            return {LOGITS: mean_answer(known, batch.task, self.mean, self.weights, self.temperature)}
+            return {LOGITS: self._averaged(known, batch.task)}
         mass, beside = mass_of([each.float() for each in known], batch.task, self.weights), trust
         if trust[0].dim() < known[0].dim():  # one a prediction, and not one a label
             mass = mass.squeeze(-1)
@@ -261,8 +268,10 @@ class EnsembleTeacher(Teacher):
                 mass, beside = mass[..., : trust.shape[-1]], nn.functional.pad(trust, (0, 1), value=1.0)
             beside = beside[..., None]
         together = (mass * trust).sum(0) / mass.sum(0)
-        mean = mean_answer(known, batch.task, self.mean, self.weights, self.temperature, beside)
-        return {LOGITS: mean, TRUST: together}
+        return {LOGITS: self._averaged(known, batch.task, beside), TRUST: together}
+
+    def _averaged(self, known: Sequence[Tensor], task: Task, trust: Tensor | None = None) -> Tensor:
+        return mean_answer(known, task, self.mean or "logits", self.weights, self.temperature or 1.0, trust)
 
     def _trust_of_all(self) -> Tensor | None:
         """In each member's predictions, (members, ...): 1 where one says nothing of it; None where nobody does."""
@@ -315,6 +324,15 @@ def _check_weights(weights: Any, count: int) -> None:
         raise ValueError(f'EnsembleTeacher: weights={weights!r}; pass {count} numbers, or "confidence".')
     if not all(isfinite(each) and each >= 0 for each in weights) or not sum(weights):
         raise ValueError(f"EnsembleTeacher: weights={list(weights)}; none may be negative, and one must be above 0.")
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # no such name, none of it here, or torch is built without
+        raise ValueError(
+            f'EnsembleTeacher: devices names {name!r}, and there is none here. Use names such as "cpu" or "cuda:0".'
+        ) from error
 
 
 def _models(teacher: Teacher) -> list[nn.Module]:

@@ -1,6 +1,8 @@
 """A frozen transformers model as the teacher."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -35,6 +37,23 @@ def load(model: str, dtype: Any = torch.float32) -> PreTrainedModel:
     if found is None:
         raise ValueError(f"{model}: its config names no class of transformers ({names}). Load the model and pass it.")
     return found.from_pretrained(model, dtype=dtype).eval()
+
+
+@contextmanager
+def named(what: str, source: str) -> Iterator[None]:
+    """What transformers raises for a folder or a Hub id, in one line that says which one it was.
+
+    Args:
+        what: the knob that names it.
+        source: the folder or Hub id.
+
+    Raises:
+        ValueError: instead of anything that is raised inside.
+    """
+    try:
+        yield
+    except Exception as error:  # it raises what it likes; the user needs the name and the reason
+        raise ValueError(f"{what} '{source}': {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 class ModelTeacher(Teacher):

@@ -46,7 +46,7 @@ class PeerTeacher(Teacher):
         models: the peers.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a temperature or learning rate that is not above 0.
 
     Reference: Zhang, Xiang, Hospedales, Lu 2018, Deep Mutual Learning, arXiv:1706.00384.
     Differs from the paper: all networks are updated at once, where it updates them one after another.
@@ -72,6 +72,8 @@ class PeerTeacher(Teacher):
             )
         if temperature <= 0:
             raise ValueError(f"PeerTeacher: temperature={temperature} must be above 0.")
+        if learning_rate is not None and not learning_rate > 0:
+            raise ValueError(f"PeerTeacher: learning_rate={learning_rate} must be above 0.")
         self.teachers, self.losses, self.both_ways = teachers, losses, both_ways
         self.temperature, self.learning_rate, self.label_map = temperature, learning_rate, label_map
         self.models = [load(each) if isinstance(each, str) else each for each in given]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from models import inputs_of
-from runs import classifier, distillation, exactly, rows, weights
+from runs import classifier, distillation, exactly, rows, same, weights
 
 from hf_distill import anatomy
 from hf_distill.augment.boundary import (
@@ -17,10 +17,10 @@ from hf_distill.augment.boundary import (
     margins,
 )
 from hf_distill.batch import Batch
-from hf_distill.losses import BoundaryTargets, SoftTargets, TaskLoss
+from hf_distill.losses import BoundaryTargets, RKDDistance, SoftTargets, TaskLoss
 from hf_distill.signals import BOUNDARY, LOGITS
 from hf_distill.tasks import Task
-from hf_distill.teachers import Teacher
+from hf_distill.teachers import SelectiveTeacher, Teacher
 
 SEVERAL = {"problem_type": "multi_label_classification"}
 
@@ -200,6 +200,38 @@ def test_a_student_is_trained_with_it(tmp_path, several):
     logged = [entry["boundary_targets"] for entry in trainer.state.log_history if "boundary_targets" in entry]
     assert logged == [0.0] * 6
     assert any((found[0][name] - found[1][name]).abs().max() > 1e-4 for name in found[0])
+
+
+def test_how_far_the_teacher_inside_is_trusted_is_said_outside(tmp_path):
+    data, found = rows(16), {}
+    for unsure in (1.0, 0.0):
+        inside = SelectiveTeacher(classifier(seed=1), wrong=0.5, unsure=unsure, max_entropy=0.0)
+        teacher = BoundaryTeacher(inside)
+        assert teacher.says_trust
+        student = classifier()
+        losses = [SoftTargets(), BoundaryTargets()]
+        trainer = distillation(tmp_path, student, teacher, losses, data, learning_rate=1e-2)
+        trainer.train()
+        found[unsure] = weights(student)
+    assert same(found[0.0], weights(classifier()))  # nothing of it counts
+    assert not same(found[1.0], found[0.0])
+    assert not BoundaryTeacher(classifier()).says_trust
+    with pytest.raises(ValueError, match="RKDDistance"):
+        distillation(tmp_path, classifier(), teacher, [RKDDistance(), BoundaryTargets()])
+
+
+def test_rows_without_labels_are_refused_before_step_1(tmp_path):
+    with pytest.raises(ValueError, match=r"train_dataset has no labels, .* and BoundaryTeacher asks for them"):
+        distillation(tmp_path, classifier(), BoundaryTeacher(classifier(seed=1)), [SoftTargets()], rows(labels=False))
+
+
+def test_samples_alone_are_learned_from(tmp_path):
+    student = classifier(seed=1)
+    student.get_input_embeddings().weight.data += 0.01
+    teacher, before = BoundaryTeacher(classifier(seed=1)), weights(student)
+    data = rows(labels=False).add_column("labels", [0] * 16)  # what both say of some rows
+    distillation(tmp_path, student, teacher, [BoundaryTargets()], data).train()
+    assert not same(before, weights(student))
 
 
 class Remembering(Teacher):

@@ -155,3 +155,8 @@ def test_what_cannot_work_is_refused(tmp_path):
     numbers = tokenizer_of(["[PAD]", "[CLS]", "[SEP]", "[MASK]", "aa", "1", "2"])
     with pytest.raises(ValueError, match="no two tokens of the vocabulary are words of letters alone"):
         augment.Neighbours(model("Model"), numbers)
+    for made in (lambda: Neighbours(model(), TOKENIZER, 0), lambda: MaskedWords(model(), TOKENIZER, 0)):
+        with pytest.raises(ValueError, match=r"^candidates is 0; it must be at least 1, for a word to be drawn"):
+            made()
+    with pytest.raises(ValueError, match=r"^masked_lm 'no/such': [^\n]+$"):
+        MaskedWords("no/such", TOKENIZER)

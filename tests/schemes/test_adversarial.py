@@ -7,7 +7,8 @@ from runs import QUICK, classifier, exactly, rows, same, weights
 
 from hf_distill import DistillationConfig, schemes
 from hf_distill.augment.boundary import BoundaryTeacher
-from hf_distill.losses import BoundaryTargets, SoftTargets, TaskLoss
+from hf_distill.losses import BoundaryTargets, RKDDistance, SoftTargets, TaskLoss
+from hf_distill.teachers import SelectiveTeacher
 
 
 def near(model):
@@ -27,11 +28,11 @@ def told() -> Dataset:
     return data.add_column("labels", labels.tolist())
 
 
-def plan(folder, watch=None, resume=False) -> schemes.Plan:
+def plan(folder, watch=None, resume=False, losses=None, teacher=None) -> schemes.Plan:
     settings = QUICK | {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
     args = DistillationConfig(str(folder), **settings)
-    student, teacher = near(classifier(seed=1)), classifier(seed=1)
-    return schemes.Plan(student, teacher, None, args, train_dataset=told(), resume=resume, watch=watch)
+    student, teacher = near(classifier(seed=1)), teacher or classifier(seed=1)
+    return schemes.Plan(student, teacher, losses, args, train_dataset=told(), resume=resume, watch=watch)
 
 
 def test_the_terms_and_their_weights_are_the_papers(tmp_path):
@@ -92,4 +93,14 @@ def test_what_cannot_work_is_refused(tmp_path):
         schemes.adversarial(
             schemes.Plan(classifier(), classifier(seed=1), None, plan(tmp_path).args, train_dataset=without)
         )
+    with pytest.raises(ValueError, match=exactly("adversarial: temperature is 0; it must be above 0.")):
+        schemes.adversarial(plan(tmp_path), temperature=0)
+    message = (
+        "adversarial: soft=3.0 would change nothing, because the plan's losses take the place of the soft targets"
+    )
+    with pytest.raises(ValueError, match=exactly(message + ". Leave it out.")):
+        schemes.adversarial(plan(tmp_path, losses=[SoftTargets(2.0)]), soft=3.0)
+    chosen = SelectiveTeacher(classifier(seed=1), min_confidence=0.3)
+    with pytest.raises(ValueError, match="RKDDistance"):
+        schemes.adversarial(plan(tmp_path, losses=[TaskLoss(), RKDDistance()], teacher=chosen))
     assert list(tmp_path.iterdir()) == []

@@ -4,11 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from models import LABELS, tiny
-from runs import QUICK, classifier, distillation, rows, same, weights, words
+from runs import QUICK, classifier, distillation, exactly, rows, same, weights, words
 
 from hf_distill import DistillationConfig, schemes
 from hf_distill.losses import RKDDistance, SoftTargets, TaskLoss
-from hf_distill.teachers import CallableTeacher, PairedCollator
+from hf_distill.teachers import CallableTeacher, EnsembleTeacher, OtherView, PairedCollator, SelectiveTeacher
 
 FIELDS = {"num_labels": LABELS, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -26,11 +26,11 @@ def pairs(count=16, shift=0):
     return Dataset.from_dict(columns)
 
 
-def plan(folder, losses=None, data=None, collator=True, **more):
+def plan(folder, losses=None, data=None, collator=True, teacher=None, **more):
     args = DistillationConfig(str(folder), **QUICK)
     more |= {"data_collator": PairedCollator(None, words())} if collator else {}
     data = pairs() if data is None else data
-    return schemes.Plan(image_model(), classifier(seed=1), losses, args, train_dataset=data, **more)
+    return schemes.Plan(image_model(), teacher or classifier(seed=1), losses, args, train_dataset=data, **more)
 
 
 def test_it_is_a_training_on_the_teachers_answers_alone(tmp_path):
@@ -83,6 +83,44 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(tmp_path, given,
     with pytest.raises(ValueError, match=said):
         schemes.cross_modal(plan(tmp_path, **given))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("inside", "around", "name"),
+    [
+        (
+            lambda view: SelectiveTeacher(view, wrong=1.0, min_confidence=0.4),
+            lambda model: OtherView(SelectiveTeacher(model, wrong=1.0, min_confidence=0.4)),
+            "SelectiveTeacher(OtherView(BertForSequenceClassification), wrong=1.0, min_confidence=0.4)",
+        ),
+        (
+            lambda view: EnsembleTeacher([view, OtherView(classifier(seed=2))]),
+            lambda model: OtherView(EnsembleTeacher([model, classifier(seed=2)])),
+            "EnsembleTeacher(OtherView(BertForSequenceClassification), OtherView(BertForSequenceClassification))",
+        ),
+    ],
+)
+def test_another_view_inside_of_the_teacher_is_enough(tmp_path, inside, around, name):
+    made = plan(tmp_path / "inside", teacher=inside(OtherView(classifier(seed=1))))
+    student = schemes.cross_modal(made)
+    assert made.stages[0].teacher == name
+    expected = schemes.cross_modal(plan(tmp_path / "around", teacher=around(classifier(seed=1))))
+    assert same(weights(student), weights(expected))
+
+
+def test_a_prefix_beside_that_of_a_view_is_refused(tmp_path):
+    message = (
+        "cross_modal: prefix='x_' would change nothing, because the teacher's OtherView has its own. Leave it out."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.cross_modal(plan(tmp_path, teacher=OtherView(classifier(seed=1))), prefix="x_")
+
+
+def test_another_prefix_is_read(tmp_path):
+    data = pairs().rename_columns({f"teacher_{name}": f"x_{name}" for name in ("input_ids", "attention_mask")})
+    found = plan(tmp_path / "x", data=data, data_collator=PairedCollator(None, words(), "x_"), collator=False)
+    expected = weights(schemes.cross_modal(plan(tmp_path / "teacher")))
+    assert same(weights(schemes.cross_modal(found, prefix="x_")), expected)
 
 
 def test_whole_examples_may_be_compared(tmp_path):

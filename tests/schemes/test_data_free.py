@@ -11,10 +11,12 @@ from transformers import DataCollatorWithPadding
 from hf_distill import DistillationConfig, schemes, students
 from hf_distill.augment import statistics
 from hf_distill.augment.generator import generated
+from hf_distill.augment.sampled import from_masked_lm
 from hf_distill.augment.soft_inputs import Wanted, soft_inputs
 from hf_distill.losses import TaskLoss
 
-FEW = {"rows": 12, "length": 6, "steps": 3}
+TEXTS = {"rows": 12, "length": 6}
+FEW = TEXTS | {"steps": 3}
 
 
 def plan(folder, watch=None, resume=False, losses=None, student=None, teacher=None, **more) -> schemes.Plan:
@@ -70,7 +72,7 @@ def test_texts_are_made_and_read_by_both(tmp_path, source):
         lm.save_pretrained(tmp_path / "lm")
         tokenizer().save_pretrained(tmp_path / "lm")
     seen, path = [], None if lm is None else str(tmp_path / "lm")
-    student = schemes.data_free(plan(tmp_path / "out", seen.append), source, lm=path, **FEW)
+    student = schemes.data_free(plan(tmp_path / "out", seen.append), source, lm=path, **TEXTS)
     made = load_from_disk(str(tmp_path / "out" / "inputs_1"))
     assert len(made) == 12
     assert max(map(len, made["input_ids"])) <= 6
@@ -84,7 +86,7 @@ def test_texts_are_made_and_read_by_both(tmp_path, source):
 def test_a_teacher_that_is_a_language_model_writes_its_own_texts(tmp_path):
     teacher = tiny("bert", "ForMaskedLM")
     student = students.keep_layers(teacher, [1])
-    schemes.data_free(plan(tmp_path, student=student, teacher=teacher), "masked_lm", **FEW)
+    schemes.data_free(plan(tmp_path, student=student, teacher=teacher), "masked_lm", **TEXTS)
     assert len(load_from_disk(str(tmp_path / "inputs_1"))["text"]) == 12
 
 
@@ -143,6 +145,94 @@ def test_what_cannot_work_is_refused_and_nothing_is_left_behind(tmp_path):
     with pytest.raises(ValueError, match="has no labels"):
         schemes.data_free(plan(tmp_path, losses=[TaskLoss()]), "embeddings", **FEW)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["batch_size", "steps"])
+def test_a_count_that_is_none_is_refused(tmp_path, name):
+    with refused(f"data_free: {name} is 0; it must be at least 1."):
+        schemes.data_free(plan(tmp_path), **{**FEW, name: 0})
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "value"),
+    [("embeddings", "learning_rate", -1.0), ("generator", "learning_rate", 0.0), ("masked_lm", "temperature", 0.0)],
+)
+def test_a_number_that_must_be_above_0(tmp_path, source, name, value):
+    with refused(f"data_free: {name} is {value}; it must be above 0."):
+        schemes.data_free(plan(tmp_path), source, **{name: value})
+
+
+def test_rows_that_are_longer_than_a_model_takes_are_refused(tmp_path):
+    long, short = classifier(seed=1, max_position_embeddings=99), classifier(seed=1, max_position_embeddings=40)
+    for student, teacher, who in ((short, long, "student"), (long, short, "teacher")):
+        for source in ("embeddings", "random_tokens"):
+            with refused(f"data_free: length is 41, and the {who} takes 40 tokens. Make it shorter."):
+                schemes.data_free(plan(tmp_path, student=student, teacher=teacher), source, length=41)
+    tiny("bert", "ForMaskedLM", max_position_embeddings=40).save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    with refused("data_free: length is 41, and the language model takes 40 tokens. Make it shorter."):
+        made = plan(tmp_path / "out", student=long, teacher=long)
+        schemes.data_free(made, "masked_lm", lm=str(tmp_path / "lm"), length=41)
+
+
+def test_a_language_model_that_is_not_there_is_named_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"^data_free: lm 'no/such': [^\n]+$"):
+        schemes.data_free(plan(tmp_path), "masked_lm", lm="no/such", **TEXTS)
+
+
+OF_INPUTS = {"steps": 3, "learning_rate": 1.0, "confidence": 1.0, "diversity": 5.0, "matching": 1.0, "published": "x"}
+UNREAD = [
+    ("embeddings", {"lm": "x"}),
+    ("generator", {"temperature": 1.0}),
+    ("embeddings", {"adversarial": 1.0}),
+    *((source, {name: value}) for source in ("causal_lm", "random_tokens") for name, value in OF_INPUTS.items()),
+    ("masked_lm", {"adversarial": 0.0}),
+    ("random_tokens", {"batch_size": 64}),
+    ("random_tokens", {"lm": "x", "temperature": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("source", "knobs"), UNREAD)
+def test_knobs_that_a_source_does_not_read_are_refused(tmp_path, source, knobs):
+    given, it = ", ".join(f"{name}={value!r}" for name, value in knobs.items()), "it" if len(knobs) == 1 else "them"
+    with refused(
+        f"data_free: {given} would change nothing, because source='{source}' does not read that. Leave {it} out."
+    ):
+        schemes.data_free(plan(tmp_path), source, **knobs)
+
+
+def test_a_weight_of_statistics_that_nobody_published_is_refused(tmp_path):
+    with refused("data_free: matching=1.0 would change nothing, because no statistics are published. Leave it out."):
+        schemes.data_free(plan(tmp_path), matching=1.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "knobs"),
+    [
+        ("embeddings", {"learning_rate": 0.5, "batch_size": 5, "confidence": 2.0, "diversity": 3.0}),
+        ("generator", {"learning_rate": 0.5, "batch_size": 5, "adversarial": 4.0}),
+    ],
+)
+def test_knobs_reach_what_makes_the_inputs(tmp_path, source, knobs):
+    schemes.data_free(plan(tmp_path), source, **FEW, **knobs)
+    made = load_from_disk(str(tmp_path / "inputs_1")).with_format("torch")["inputs_embeds"][:]
+    wanted = Wanted(knobs.pop("confidence", 1.0), knobs.pop("diversity", 5.0))
+    if source == "embeddings":
+        expected = soft_inputs(classifier(seed=1), 12, 6, wanted, steps=3, seed=43, **knobs)
+    else:
+        student = students.keep_layers(classifier(seed=1), [1])
+        expected, _ = generated(classifier(seed=1), student, 12, 6, wanted, steps=3, seed=43, **knobs)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_temperature_reaches_the_language_model(tmp_path):
+    lm = tiny("bert", "ForMaskedLM").eval()
+    lm.save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    made = plan(tmp_path / "out")
+    schemes.data_free(made, "masked_lm", lm=str(tmp_path / "lm"), temperature=0.01, batch_size=5, **TEXTS)
+    expected = from_masked_lm(lm, tokenizer(), 12, 6, temperature=0.01, batch_size=5, seed=43)
+    assert load_from_disk(str(tmp_path / "out" / "inputs_1"))["text"][:] == expected
 
 
 def test_a_scheme_that_needs_texts_says_so_where_there_are_none(tmp_path):

@@ -56,6 +56,49 @@ def test_cut_off_and_resumed_it_ends_the_same(tmp_path):
     assert same(weights(whole), weights(again))
 
 
+@pytest.mark.parametrize("knobs", [{}, {"temperature": 3.0}])
+def test_the_temperature_of_the_ensemble_holds(tmp_path, knobs):
+    taken = []
+    made = plan(tmp_path, teacher=ensemble(mean="probabilities", temperature=3.0), watch=taken.append)
+    schemes.multi_teacher_triplet(made, **knobs)
+    assert (taken[0].teacher.temperature, [*taken[0].objective][1].temperature) == (3.0, 3.0)
+
+
+WHO = "multi_teacher_triplet: "
+IDLE = [
+    (
+        {"losses": [SoftTargets()]},
+        {"alpha": 1.0},
+        "alpha=1.0 would change nothing, because the plan's losses stand for the soft targets. Leave it out.",
+    ),
+    (
+        {"losses": [TaskLoss(), RelativeSimilarity(0.3)]},
+        {"beta": 0.0, "margin": 0.1, "pooling": "first"},
+        "beta=0.0, margin=0.1, pooling='first' would change nothing, because RelativeSimilarity is among the plan's "
+        "losses. Leave them out.",
+    ),
+    (
+        {"teacher": {"mean": "probabilities", "temperature": 4.0}},
+        {"temperature": 2.0},
+        "temperature is 2.0, and the ensemble's 4.0. Leave one of the two out.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "knobs", "message"), IDLE)
+def test_knobs_that_change_nothing_are_refused(tmp_path, given, knobs, message):
+    made = plan(tmp_path, teacher=ensemble(**given.get("teacher", {})), losses=given.get("losses"))
+    with pytest.raises(ValueError, match=exactly(WHO + message)):
+        schemes.multi_teacher_triplet(made, **knobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_that_averages_logits_is_refused(tmp_path):
+    message = 'multi_teacher_triplet averages probabilities, and the ensemble says mean="logits". Leave mean out.'
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.multi_teacher_triplet(plan(tmp_path, teacher=ensemble(mean="logits")))
+
+
 def test_one_teacher_is_refused(tmp_path):
     message = (
         "multi_teacher_triplet needs several teachers, and the plan's is ModelTeacher. Pass "

@@ -5,7 +5,7 @@ from runs import classifier, same, weights
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill import schemes
-from hf_distill.teachers import Nobody, PeerTeacher
+from hf_distill.teachers import EMATeacher, Nobody, PeerTeacher
 
 from .arranged import check_resumed, planned
 
@@ -33,5 +33,15 @@ def test_it_is_resumed(tmp_path):
 def test_a_teacher_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="online trains its teacher, and Nobody is no plain model"):
         schemes.online(planned(tmp_path, classifier(), Nobody()))
+    average = EMATeacher(classifier(seed=1))  # whose answers are not those of its model
+    with pytest.raises(ValueError, match="online trains its teacher, and EMATeacher is no plain model"):
+        schemes.online(planned(tmp_path, classifier(), average))
     with pytest.raises(ValueError, match="online needs a teacher"):
         schemes.online(planned(tmp_path, classifier()))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3])
+def test_a_learning_rate_that_is_none_is_refused_in_the_rehearsal(tmp_path, rate):
+    plan = planned(tmp_path, classifier(), classifier(seed=1))
+    with pytest.raises(ValueError, match=f"PeerTeacher: learning_rate={rate} must be above 0"):
+        schemes.online.rehearse(plan, learning_rate=rate)

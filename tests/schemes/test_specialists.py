@@ -189,6 +189,13 @@ def test_a_count_that_does_not_fit(tmp_path, count):
         schemes.specialists(planned(tmp_path), count=count)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_k_means_does_not_take(tmp_path, seed):
+    message = f"specialists: seed is {seed}; it must be at least 0, and below 2**32."
+    with pytest.raises(ValueError, match=exactly(message)):
+        schemes.specialists.rehearse(planned(tmp_path), seed=seed)
+
+
 def test_other_tasks_and_rows_without_labels_are_refused(tmp_path):
     several = {"problem_type": "multi_label_classification", "num_labels": LABELS}
     made = plan(tmp_path, classifier(**several), classifier(seed=1, **several).eval(), data=rows())

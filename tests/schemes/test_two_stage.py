@@ -114,6 +114,11 @@ REFUSED = [
     ({"share": 1.0}, "share is 1.0; it must be above 0 and below 1"),
     ({"samples": -1}, "samples is -1; it must be 0, for no copies, or more"),
     ({"attention": "heads"}, "attention='heads' is not known"),
+    (
+        {"masked_lm": "no/such", "probability": 0.4, "candidates": 0, "keep_labels": False},
+        "masked_lm='no/such', probability=0.4, candidates=0, keep_labels=False would change nothing, because "
+        "samples=0 makes no copies. Leave them out.",
+    ),
     ({"samples": 1}, "by its tokenizer, and train_dataset is a Dataset, processing_class a NoneType. Pass both."),
 ]
 
@@ -122,6 +127,29 @@ REFUSED = [
 def test_knobs_that_do_not_fit_are_refused(tmp_path, knobs, message):
     with pytest.raises(ValueError, match=message):
         schemes.two_stage(planned(tmp_path, deep(2), deep(4, seed=1)), **knobs)
+
+
+def test_a_temperature_beside_losses_of_the_plan_is_refused(tmp_path):
+    plan = planned(tmp_path, deep(2), deep(4, seed=1), losses=[losses.SoftTargets(2.0)])
+    with pytest.raises(
+        ValueError, match=r"two_stage: temperature=1\.0 would change nothing, because the plan's losses"
+    ):
+        schemes.two_stage(plan, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"candidates": 0}, "^candidates is 0; it must be at least 1"),
+        ({"masked_lm": "no/such/model"}, "^masked_lm 'no/such/model': .+"),
+    ],
+)
+def test_copies_that_cannot_be_made_are_refused_in_one_line(tmp_path, knobs, message):
+    plan = planned(tmp_path, deep(2), deep(4, seed=1), processing_class=lettered())
+    with pytest.raises(ValueError, match=message) as refused:
+        schemes.two_stage(plan, samples=2, **knobs)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_copies_of_rows_with_a_label_a_token_are_refused(tmp_path):

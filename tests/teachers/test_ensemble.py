@@ -318,7 +318,20 @@ def test_of_one_teacher_there_are_no_members(tmp_path):
         ({"weights": "sure"}, "weights='sure'; pass 2 numbers, or \"confidence\"."),
         ({"weights": [1.0, -1.0]}, "weights=[1.0, -1.0]; none may be negative, and one must be above 0."),
         ({"temperature": 0.0}, "temperature is 0.0; it must be above 0."),
+        (
+            {"temperature": 2.0},
+            "temperature=2.0 is of probabilities, and logits are averaged. "
+            'Pass mean="probabilities", or leave it out.',
+        ),
         ({"devices": ["cpu"]}, "1 devices for 2 teachers. Name one each."),
+        (
+            {"devices": ["cpu", "gpu7"]},
+            'devices names \'gpu7\', and there is none here. Use names such as "cpu" or "cuda:0".',
+        ),
+        (
+            {"devices": ["cuda:99", "cpu"]},
+            'devices names \'cuda:99\', and there is none here. Use names such as "cpu" or "cuda:0".',
+        ),
     ],
 )
 def test_knobs_that_do_not_fit(knobs, message):

@@ -14,6 +14,7 @@ from hf_distill.losses import AttentionMSE, HiddenMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, attention, hidden, pooled
 from hf_distill.tasks import Task
 from hf_distill.teachers import ModelTeacher, load
+from hf_distill.teachers.model import named
 
 CPU = torch.device("cpu")
 
@@ -146,6 +147,14 @@ def test_load_refuses_a_class_that_transformers_has_not(tmp_path):
     message = f"{tmp_path}: its config names no class of transformers (['MyOwnModel']). Load the model and pass it."
     with pytest.raises(ValueError, match=exactly(message)):
         load(str(tmp_path))
+
+
+def test_what_is_raised_for_a_name_is_one_line_with_it():
+    with pytest.raises(ValueError, match=r"^lm 'me/it': two lines$") as refused, named("lm", "me/it"):
+        raise OSError("two\n    lines")
+    assert isinstance(refused.value.__cause__, OSError)
+    with pytest.raises(ValueError, match=r"^lm 'me/it': KeyError$"), named("lm", "me/it"):
+        raise KeyError
 
 
 def test_student_and_teacher_by_name(tmp_path):

@@ -222,6 +222,8 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
         PeerTeacher([])
     with pytest.raises(ValueError, match="PeerTeacher trains models, and PeerTeacher is none"):
         PeerTeacher([PeerTeacher(two[0])])
+    with pytest.raises(ValueError, match="PeerTeacher: learning_rate=0 must be above 0"):
+        PeerTeacher(classifier(), learning_rate=0)
     with pytest.raises(ValueError, match="PeerTeacher: temperature=0 must be above 0"):
         PeerTeacher(two[0], temperature=0)
     trainer = together(tmp_path, two[0], lr_scheduler_type="reduce_lr_on_plateau", eval_dataset=rows(8),
