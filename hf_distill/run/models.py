@@ -1,8 +1,7 @@
 """The models that a recipe names: who teaches, and who learns."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hf_distill import recipe as recipes
 from hf_distill.tasks import PROBLEM_TYPES, Task, find_task
 from hf_distill.teachers.cache import source as sources
 from hf_distill.teachers.cache.manifest import Manifest, skeleton
+from hf_distill.teachers.model import named
 
 
 def has_no_weights(model: nn.Module) -> bool:
@@ -159,15 +159,6 @@ def check_adapters(student: Any, checkpoint: Path) -> None:
 def merged(student: Any) -> PreTrainedModel:
     """A student with its adapters merged into it, if it has any."""
     return student.merge_and_unload() if isinstance(student, PeftModel) else student  # type: ignore[no-any-return]
-
-
-@contextmanager
-def named(what: str, source: str) -> Iterator[None]:
-    """What transformers raises for a folder or a Hub id, in one line that says which one it was."""
-    try:
-        yield
-    except Exception as error:  # it raises what it likes; the user needs the name and the reason
-        raise ValueError(f"{what} '{source}': {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def longest(tokenizer: Any, *models: nn.Module) -> int | None:

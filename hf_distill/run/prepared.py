@@ -15,6 +15,7 @@ from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.run import models
 from hf_distill.tasks import Task, find_task
+from hf_distill.teachers.model import named
 from hf_distill.trainer import DistillationTrainer
 
 ASK_NOBODY = ("augmented_self", "mutual", "progressive_self")  # schemes that hear no teacher, even where there is one
@@ -145,7 +146,7 @@ def prepare(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
     task = find_task(like)
     if teacher is not None and recipe.teacher.quantize is not None:  # after the student took its weights
         teachers.quantize(teacher.to(args.device), recipe.teacher.quantize)
-    with models.named("tokenizer of", source):
+    with named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
     own_text = recipe.teacher.text is not None
     dataset = data.encode(
@@ -248,7 +249,7 @@ def _with_view(
             raise ValueError(f"teacher.text: {split} has no column '{text}', only {', '.join(part.column_names)}.")
         if part.features[text].dtype != "string" or None in part[text][:]:
             raise ValueError(f"teacher.text: the column '{text}' of {split} is not all texts.")
-    with models.named("tokenizer of", source):
+    with named("tokenizer of", source):
         tokenizer = AutoTokenizer.from_pretrained(source)
     limit = recipe.dataset.max_length or models.longest(tokenizer, teacher)
 

@@ -91,8 +91,8 @@ def data_free(
 
     Raises:
         ValueError: a source or number that is none; a knob that the source does not read; rows that are longer than a
-            model takes; no teacher model; no tokenizer or language model where texts are
-            made; models that do not take the same embeddings.
+            model takes; no teacher model; no tokenizer or language model where texts are made; models that do not
+            take the same embeddings.
     """
     settings = {"steps": steps, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
     weights = {"confidence": confidence, "diversity": diversity, "matching": matching}
@@ -116,9 +116,8 @@ def data_free(
         else:
             make = partial(_texts, plan, source, lm, rows, length, {**settings, "seed": seed})
         made = plan.once(f"inputs_{number}", make).with_format("numpy" if source in OF_EMBEDDINGS else None)
-        student = plan.stage(
-            f"round_{number}", student, plan.need_teacher(), losses, share=1 / rounds, train_dataset=made
-        )
+        part = ((number - 1) / rounds, number / rounds)
+        student = plan.stage(f"round_{number}", student, plan.need_teacher(), losses, share=part, train_dataset=made)
     return student
 
 

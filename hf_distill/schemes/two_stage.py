@@ -81,9 +81,9 @@ def two_stage(
         given = {name: value for name, value in knobs.items() if value is not None}
         rows = {"train_dataset": _with_copies(plan, whole, samples, **given)}
     # the head is not trained yet: its quality says nothing about which checkpoint is best
-    student = plan.stage("inside", student, teacher, inside, share=share, args=by_last(plan), **rows)
+    student = plan.stage("inside", student, teacher, inside, share=(0.0, share), args=by_last(plan), **rows)
     predictions = plan.losses or [SoftTargets(1.0 if temperature is None else temperature)]
-    return plan.stage("predictions", student, teacher, predictions, share=1 - share, **rows)
+    return plan.stage("predictions", student, teacher, predictions, share=(share, 1.0), **rows)
 
 
 def _inside(student: ModelShape, teacher: ModelShape, attention: str) -> list[Loss]:
