@@ -70,6 +70,53 @@ def generations(**knobs: Any) -> Run:
     return carried_out
 
 
+def born_of_labels(field: Field, folder: Path) -> nn.Module:
+    """Notes how good the same starts get by the labels alone, one by one and together: untaught, else alike."""
+    student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
+    with field.aside():
+        born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
+        untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in (2, 3)]
+        known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
+        known |= {f"start of generation {number}, of labels": each for number, each in enumerate(untaught, 2)}
+        known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
+        known["all starts, of labels"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
+        for name, model in known.items():
+            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
+    return student
+
+
+def _untaught(field: Field, number: int, folder: Path, **settings: Any) -> nn.Module:
+    """What becomes of the student that a plan makes as its first, second, ... by the labels alone."""
+    set_seed(field.seed + number)  # as a plan does
+    start = field.another()
+    field.trainer(start, teachers.Nobody(), [losses.TaskLoss()], folder / f"untaught_{number}", **settings).train()
+    return start.eval()
+
+
+def two_peers(field: Field, folder: Path) -> nn.Module:
+    """Notes how good both students get, and how good each gets by the labels alone."""
+    student = schemes.mutual(field.plan(folder, None, student=field.another), students=2, start="given")
+    with field.aside():
+        known = {"student": student, "peer": teachers.load(str(folder / "peer_2"))}
+        known |= {f"{name}, of labels": _untaught(field, number, folder) for number, name in enumerate(list(known), 1)}
+        for name, model in known.items():
+            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
+    return student
+
+
+class Observed(nn.Module):
+    """A teacher, called like a model."""
+
+    def __init__(self, teacher: teachers.Teacher, field: Field) -> None:
+        super().__init__()
+        self.teacher = teacher
+        teacher.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
+
+    def forward(self, **inputs: Tensor) -> Any:
+        said = self.teacher.observe(Batch(inputs, Task.SINGLE_LABEL))
+        return SequenceClassifierOutput(logits=said[LOGITS])
+
+
 # ---- queries -------------------------------------------------------------------------------------------------------
 
 
@@ -131,29 +178,6 @@ def both_learn(field: Queries, folder: Path) -> nn.Module:
     """The teacher starts as the encoder that it was before it was fine-tuned."""
     set_seed(field.seed)
     return schemes.online(field.plan(folder, field.encoder()), learning_rate=1e-4)
-
-
-def born_of_labels(field: Field, folder: Path) -> nn.Module:
-    """Notes how good the same starts get by the labels alone, one by one and together: untaught, else alike."""
-    student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
-    with field.aside():
-        born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
-        untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in (2, 3)]
-        known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
-        known |= {f"start of generation {number}, of labels": each for number, each in enumerate(untaught, 2)}
-        known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
-        known["all starts, of labels"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
-        for name, model in known.items():
-            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
-    return student
-
-
-def _untaught(field: Field, number: int, folder: Path, **settings: Any) -> nn.Module:
-    """What becomes of the student that a plan makes as its first, second, ... by the labels alone."""
-    set_seed(field.seed + number)  # as a plan does
-    start = field.another()
-    field.trainer(start, teachers.Nobody(), [losses.TaskLoss()], folder / f"untaught_{number}", **settings).train()
-    return start.eval()
 
 
 def with_exits(make: Callable[[Queries], nn.Module], exits: list[int]) -> Run:
@@ -220,27 +244,11 @@ def specialised(field: Queries, folder: Path, generalist: Remembering) -> nn.Mod
     return student
 
 
-class Observed(nn.Module):
-    """A teacher, called like a model."""
-
-    def __init__(self, teacher: teachers.Teacher, field: Field) -> None:
-        super().__init__()
-        self.teacher = teacher
-        teacher.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
-
-    def forward(self, **inputs: Tensor) -> Any:
-        said = self.teacher.observe(Batch(inputs, Task.SINGLE_LABEL))
-        return SequenceClassifierOutput(logits=said[LOGITS])
-
-
-def with_peer(field: Field, folder: Path) -> nn.Module:
-    """Notes how good both students are, and how good each gets by the labels alone."""
-    student = schemes.mutual(field.plan(folder, None, student=field.another), students=2, start="given")
+def with_peer(field: Queries, folder: Path) -> nn.Module:
+    """The student of all other runs, beside one with another head; notes how good that one is."""
+    student = schemes.mutual(field.plan(folder, None), students=2)
     with field.aside():
-        known = {"student": student, "peer": teachers.load(str(folder / "peer_2"))}
-        known |= {f"{name}, of labels": _untaught(field, number, folder) for number, name in enumerate(list(known), 1)}
-        for name, model in known.items():
-            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
+        field.noted["peer"] = field.measure(teachers.load(str(folder / "peer_2")))["accuracy"]
     return student
 
 
@@ -334,6 +342,7 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "unlabelled": more_rows,
         "online": both_learn,
         "mutual": with_peer,
+        "mutual, two starts": two_peers,
         "progressive_self": with_confidence,
         "augmented_self": with_views,
         "be_your_own_teacher": with_exits(Queries.student, [0]),
@@ -352,7 +361,7 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "drawings: cross_modal, of words": across("words"),
         "drawings: cross_modal, of another artist": across("other_drawing"),
         "drawings: born_again, of labels": born_of_labels,
-        "drawings: mutual": with_peer,
+        "drawings: mutual": two_peers,
     },
     Sentences: {
         "embeddings: distances and angles": by_distances,
