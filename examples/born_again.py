@@ -8,7 +8,7 @@ together. Labels of which each row has one could also be weighted: weighting="cw
 
 from multilabel_distilbert import compute_metrics, load, parser, settings
 
-from hf_distill import DistillationConfig, losses, schemes, students
+from hf_distill import DistillationConfig, schemes, students
 
 
 def main(arguments=None):
@@ -20,7 +20,6 @@ def main(arguments=None):
     plan = schemes.Plan(
         student=students.from_teacher(teacher, architecture="distilbert", layers=options.layers),
         teacher=teacher,
-        losses=[losses.TaskLoss(weight=0.5), losses.SoftTargets(temperature=2.0, weight=0.5)],
         args=DistillationConfig(**settings(options)),
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],

@@ -57,6 +57,7 @@ SCHEMES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "multi_teacher_triplet": ([], ["teachers", "student"]),
 }
+OWN = {"own_scheme": (["--shares", "1", "0.5"], ["share_1", "share_0.5"])}
 OTHERS = {"adapter_off_teacher", "cross_modal", "unlabelled"}  # not the base example and one thing more
 TOKEN = "hf_" + "Canary7Canary7Canary7Canary7Canary"
 TEXT = "my parcel is late and the app crashes when i pay thank you for a quick refund of two orders"
@@ -156,11 +157,11 @@ def test_an_example_leaves_a_student_that_loads(name: str, home: Path, capsys: p
     check_student(home, capsys.readouterr().out, 0.98 if name == "remote_teacher" else 0.95)  # no layers are matched
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", [*SCHEMES, *OWN])
 def test_the_example_of_a_scheme_tells_its_stages_and_leaves_a_student_that_loads(
     name: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, stages = SCHEMES[name]
+    options, stages = (SCHEMES | OWN)[name]
     importlib.import_module(name).main([*tiny_run(*options), "--epochs", "1"])
     printed = capsys.readouterr().out
     told = json.loads((home / "student" / "stages.json").read_text())["stages"]
@@ -377,7 +378,7 @@ def statements(name: str) -> tuple[list[str], set[str]]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in {BASE, "specialists", "emoji_pairs", *SCHEMES, *OTHERS}]
+    "name", [name for name in NAMES if name not in {BASE, "specialists", "emoji_pairs", *SCHEMES, *OWN, *OTHERS}]
 )
 def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     steps = ["load", "students.from_teacher", "Trainer", "trainer.evaluate", "trainer.train", "show"]
@@ -392,7 +393,7 @@ def test_an_example_is_the_base_and_one_thing(name: str) -> None:
     assert len(source.splitlines()) <= 75
 
 
-@pytest.mark.parametrize("name", sorted(OTHERS))
+@pytest.mark.parametrize("name", sorted([*OTHERS, *OWN]))
 def test_another_example_is_short_and_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / f"{name}.py").read_text()
     assert f"python examples/{name}.py" in (ast.get_docstring(ast.parse(source)) or "")
@@ -418,7 +419,7 @@ def test_every_example_is_run_here() -> None:
     known = {BASE, "cached_teacher", "custom_loss", "lora_student", "push_to_hub", "subclass_trainer"}
     known |= {"ensemble_teacher", "mean_teacher", "noisy_teacher", "quantized_teacher"}
     known |= {"remote_teacher", "selective_teacher"}
-    known |= {"specialists", "emoji_pairs", *SCHEMES, *OTHERS}  # the pairs are of cross_modal
+    known |= {"specialists", "emoji_pairs", *SCHEMES, *OWN, *OTHERS}  # the pairs are of cross_modal
     assert set(NAMES) == known
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from hf_distill.recipe.portable import without_folders
@@ -30,9 +31,10 @@ class StageFacts:
         losses: each with its settings and weight.
         settings: of the training, by name.
         finished: whether it was trained to its end.
-        steps, epochs: of its training.
+        steps: optimizer steps.
         seconds: of training; None where it went on from a checkpoint, and the time before is not known.
         metrics: of the evaluation after it, by name.
+        epochs: of its training.
     """
 
     name: str
@@ -42,9 +44,9 @@ class StageFacts:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     finished: bool = False
     steps: int | None = None
-    epochs: float | None = None
     seconds: float | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    epochs: float | None = None
 
 
 def call(name: str, knobs: Mapping[str, Any]) -> str:
@@ -99,13 +101,17 @@ def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequenc
 
 
 def table(facts: Sequence[StageFacts]) -> Table:
-    """The stages for the terminal."""
-    grid = Table(box=None)
+    """The stages for the terminal; a student that is the same in all of them is told once, above."""
+    students = {fact.student for fact in facts if fact.student}
+    alike = len(students) == 1
+    title = f"student: {escape(students.pop())}" if alike else None
+    grid = Table(box=None, title=title, title_justify="left", title_style="")
     head, rows = _cells(facts)
-    for title in head:
-        grid.add_column(title, justify="left" if title in _TEXT else "right", overflow="fold")
+    shown = [place for place, name in enumerate(head) if name != "student" or not alike]
+    for place in shown:
+        grid.add_column(head[place], justify="left" if head[place] in _TEXT else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(escape(row[place]) for place in shown))
     return grid
 
 

@@ -59,4 +59,10 @@ def test_tables() -> None:
     ]
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(stages.table([FIRST, SECOND]))
-    assert "second  nobody" in " ".join(console.export_text().split("   "))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[0] == ["student:", "Bert"]
+    assert lines[-1] == ["second", "nobody", "3", "-", "-", "0.2500"]
+    console.print(stages.table([FIRST, dataclasses.replace(SECOND, student="[b]other[/b]")]))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[-2][:3] == ["first", "teacher", "Bert"]
+    assert lines[-1][:3] == ["second", "nobody", "[b]other[/b]"]
