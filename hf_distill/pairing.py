@@ -63,6 +63,7 @@ def pair(
     Raises:
         ValueError: what cannot work; the message names what was found and the call that cures it.
     """
+    teacher.check_training(args)
     if teacher.model is not None:
         students.adopt_labels(anatomy.unwrap(student), anatomy.unwrap(teacher.model))
     task = find_task(anatomy.unwrap(student))

@@ -5,11 +5,11 @@ from typing import Any
 
 from transformers import Trainer
 
-from hf_distill import anatomy
+from hf_distill import anatomy, privacy
 from hf_distill.card import CardFacts
 from hf_distill.losses.schedules import Weight
 from hf_distill.teachers import Teacher
-from hf_distill.teachers.given import models_of
+from hf_distill.teachers.given import everybody, name_of
 
 
 def training_facts(trainer: Trainer) -> CardFacts:
@@ -47,10 +47,13 @@ def teacher_facts(teacher: Teacher) -> dict[str, Any]:
     Args:
         teacher: whoever teaches; the models inside are told by their ids, or where they have none, by what they are.
     """
-    if teacher.known_as:
-        return {"teacher": None, "taught_by": teacher.known_as}
-    names = [model.name_or_path or type(model).__name__ for model in map(anatomy.unwrap, models_of(teacher))]
-    return {"teacher": list(dict.fromkeys(names)) or None, "taught_by": None}
+    inside = [each for each in everybody(teacher) if not each.members]
+    told = list(dict.fromkeys(each.known_as for each in (teacher, *inside) if each.known_as))
+    models = {id(model): model for each in inside if not each.known_as for model in each.models}
+    names = [name_of(model) for model in models.values()]
+    if told:
+        return {"teacher": None, "taught_by": " and ".join([*told, *map(privacy.last_name, names)])}
+    return {"teacher": names or None, "taught_by": None}
 
 
 def adapters_of(model: Any) -> str:

@@ -95,7 +95,7 @@ class CardFacts:
     language: str | list[str] | None = None
     tags: list[str] = dataclasses.field(default_factory=list)
     base_model: str | None = None
-    teacher: str | list[str] | None = None
+    teacher: str | Sequence[str] | None = None
     taught_by: str | None = None
     student: str | None = None
     student_from: str | None = None
@@ -260,7 +260,7 @@ def _settings(facts: CardFacts) -> dict[str, str]:
 
 
 def _limits(facts: CardFacts) -> list[str]:
-    whose = "teachers'" if isinstance(facts.teacher, list) and len(facts.teacher) > 1 else "teacher's"
+    whose = "teachers'" if not isinstance(facts.teacher, str | None) and len(facts.teacher) > 1 else "teacher's"
     said = [f"It learned from the {whose} outputs, so the {whose} errors and biases are inherited."]
     if facts.taught_by or (facts.scheme and not facts.teacher):
         who = facts.taught_by or "itself, or by models that learned beside or before it"
@@ -329,7 +329,8 @@ def _public_facts(facts: CardFacts) -> CardFacts:
     for field in dataclasses.fields(facts):
         value = getattr(facts, field.name)
         if field.name in _IDS:
-            clean[field.name] = [*map(_public_id, value)] if isinstance(value, list) else _public_id(value)
+            several = value is not None and not isinstance(value, str)
+            clean[field.name] = [*map(_public_id, value)] if several else _public_id(value)
         else:
             clean[field.name] = _cleaned(value, prose=field.name in _PROSE)
     # Where the model will be: a folder of that name on this disk says nothing against it.

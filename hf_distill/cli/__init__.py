@@ -86,7 +86,7 @@ def train(
 def validate(
     recipe: RecipePath, override: Overrides = None, allow_custom_code: CustomCode = False, debug: Debug = False
 ) -> None:
-    """Check a recipe and everything that it names, and train nothing."""
+    """Check a recipe and everything that it names, and train nothing; a function that teaches is asked once."""
     from hf_distill import recipe as recipes
 
     checked = recipes.load(recipe, override or (), allow_custom_code)

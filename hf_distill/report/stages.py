@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hf_distill.recipe.portable import without_folders
 from hf_distill.report.digits import number
@@ -91,8 +93,10 @@ def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequenc
     for field in [each for each in _WHAT_IT_IS if each not in but]:
         before, now = json.loads(json.dumps([getattr(found, field), getattr(wanted, field)], default=str))
         if field == "settings":
-            differ = [name for name in before | now if before.get(name) != now.get(name) and name not in but]
-            before, now = ({name: each.get(name) for name in differ} for each in (before, now))
+            shared = before.keys() & now.keys() - set(but)  # a former version noted others
+            before, now = (
+                {name: each[name] for name in sorted(shared) if before[name] != now[name]} for each in (before, now)
+            )
         if before != now:
             raise ValueError(
                 f"{folder} was begun with {field} {before}, and now it is {now}. Resume with what it was begun with, "
@@ -100,19 +104,18 @@ def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequenc
             )
 
 
-def table(facts: Sequence[StageFacts]) -> Table:
+def table(facts: Sequence[StageFacts]) -> RenderableType:
     """The stages for the terminal; a student that is the same in all of them is told once, above."""
     students = {fact.student for fact in facts if fact.student}
     alike = len(students) == 1
-    title = f"student: {escape(students.pop())}" if alike else None
-    grid = Table(box=None, title=title, title_justify="left", title_style="")
+    grid = Table(box=None)
     head, rows = _cells(facts)
     shown = [place for place, name in enumerate(head) if name != "student" or not alike]
     for place in shown:
         grid.add_column(head[place], justify="left" if head[place] in _TEXT else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(row[place]) for place in shown))
-    return grid
+    return Group(Text(f"student: {students.pop()}"), grid) if alike else grid
 
 
 def markdown(facts: Sequence[StageFacts]) -> str:

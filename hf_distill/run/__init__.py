@@ -113,7 +113,9 @@ def train(
 
 
 def check(recipe: recipes.Recipe, allow_custom_code: bool = False) -> Ready:
-    """`prepare`, and everything that the trainer refuses before step 1; trains nothing and leaves nothing behind.
+    """`prepare`, and everything that is refused before step 1; trains nothing and leaves nothing behind.
+
+    A teacher that is a function is asked about the rows of one batch.
 
     Raises:
         ValueError, OSError: as `prepare` and the trainer.

@@ -99,6 +99,7 @@ class Ready:
             teacher = teachers.CachedTeacher(
                 spec.cache, model, dtype=spec.cache_dtype, top_k=spec.cache_top_k, label_map=label_map
             )
+            teacher.model.name_or_path = self.recipe.model_path("teacher")  # also where it is made of the cache
         self.asked = teacher
         if self.kind is not None:
             teacher = self._of_kind(teacher, *self.kind)

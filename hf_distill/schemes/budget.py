@@ -20,7 +20,8 @@ def settings_of(
         folder: the stage's; nothing of it is pushed.
         name: of the stage, for messages.
         share: of the epochs, or of `max_steps`; or from where to where of them it goes: stages whose parts make up
-            the whole have as many steps together as the plan says, however they are rounded.
+            the whole have all of `max_steps` together, however they are rounded, and none has no step where there
+            are enough for two.
         changes: fields that differ.
 
     Raises:
@@ -32,7 +33,7 @@ def settings_of(
     args, whole = copy.copy(args), args.max_steps
     args.output_dir, args.push_to_hub = str(folder), False
     if whole > 0:
-        args.max_steps = round(whole * end) - round(whole * start)
+        args.max_steps = _place(whole, end) - _place(whole, start)
         if args.max_steps < 1:
             raise ValueError(
                 f"stage {name!r} has none of the plan's {whole} steps: its share is {end - start:.3g} of them. Raise "
@@ -45,3 +46,8 @@ def settings_of(
             raise ValueError(f"{type(args).__name__} has no field {field!r}.")
         setattr(args, field, value)
     return args
+
+
+def _place(whole: int, share: float) -> int:
+    """After which step a share ends; at least one from both ends, unless it is one of them."""
+    return min(max(round(whole * share), 1), whole - 1) if 0 < share < 1 and whole > 1 else round(whole * share)

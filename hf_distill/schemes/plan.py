@@ -27,7 +27,7 @@ from hf_distill.schemes.budget import Share, settings_of
 from hf_distill.schemes.given import student_of, teacher_of
 from hf_distill.schemes.wording import NOT_YET_KNOWN, in_words, making_of, stage_of
 from hf_distill.teachers import Nobody, Teacher
-from hf_distill.teachers.given import as_teacher, everybody
+from hf_distill.teachers.given import as_teacher, everybody, models_of
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_facts import teacher_facts
 
@@ -162,7 +162,7 @@ class Plan:
             losses: None for those of the plan, and if that names none, for the default of the task (the labels alone
                 where nobody teaches).
             share: of the plan's epochs or steps; or from where to where of them: (0.0, 0.5) and (0.5, 1.0) have all of
-                the steps together, however they are rounded.
+                `max_steps` together, however they are rounded. Epochs are made whole steps by each.
             args: fields of the configuration that differ from the plan's.
             keep_objective: whether what the losses have trained is left in the stage's folder, beside its student.
             trainer_kwargs: instead of the plan's.
@@ -189,11 +189,12 @@ class Plan:
             student = trainer.model  # with adapters, where peft_config was given
             facts = stage_of(name, trainer, in_words(teacher, self._names), self.scheme)
             if self._rehearsing:
-                given.begin(trainer.args, 1)  # what a teacher that learns would refuse
                 self._check_former(name, facts)
             else:
                 facts = self._found(folder, facts, trainer) or self._train(folder, facts, trainer, keep_objective)
                 self.card_facts = replace(trainer.own_facts(), steps=facts.steps, epochs=facts.epochs)
+                if all(model in self._names for model in models_of(given)):
+                    self.card_facts.teacher = None  # what a former stage made is no teacher that was there before
         attachment.release(student)
         self.stages.append(facts)
         self._names[student] = name
@@ -288,7 +289,7 @@ class Plan:
 
     def heard(self, teacher: Teacher) -> bool:
         """Whether a teacher taught in some stage, by itself or inside of another one."""
-        return id(teacher) in self._heard
+        return id(teacher) in self._heard or (bool(teacher.members) and all(map(self.heard, teacher.members)))
 
     def finish(self, student: PreTrainedModel) -> PreTrainedModel:
         """Saves the student, its tokenizer, the stages and a card that tells the lineage; pushes where `args` say so.
@@ -304,7 +305,7 @@ class Plan:
         self.console.print(stages.table(self.stages))
         assert self.card_facts is not None, "a scheme has at least one stage"
         known = self.teacher is not None and self.heard(self.teacher)
-        credit = teacher_facts(self.teacher) if known else {"teacher": None}  # a former stage is no teacher of its own
+        credit = teacher_facts(self.teacher) if known else {}
         lineage = {"stages": self.stages, "scheme": self.scheme, "result": self._names.get(student)}
         self.card_facts = replace(self.card_facts, **credit, **lineage, seed=self.args.seed)
         render(self.card_facts).save(self.folder / "README.md")

@@ -9,19 +9,24 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
-from hf_distill import anatomy
 from hf_distill.report.stages import StageFacts
-from hf_distill.teachers import ModelTeacher, Nobody, Teacher
-from hf_distill.teachers.given import models_of
+from hf_distill.teachers import CachedTeacher, ModelTeacher, Nobody, Teacher
+from hf_distill.teachers.given import everybody, name_of
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.weights import digest
 
-NOT_YET_KNOWN = ("start", "teacher", "rows", "data")  # in a rehearsal: what is trained or made before comes first
+NOT_YET_KNOWN = (
+    "start",
+    "teacher",
+    "teachers",
+    "rows",
+    "content_of_rows",
+)  # in a rehearsal: what is trained or made before comes first
 _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
 _ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "adam_beta1", "adam_beta2")
 _ALSO += ("adam_epsilon", "optim_args", "lr_scheduler_kwargs", "data_seed", "dataloader_drop_last")
 _ALSO += ("neftune_noise_alpha",)
-_SOME = 64  # rows, by which data sets are told apart
+_SOME, _BYTES = 64, 2**20  # rows by which data sets are told apart, and of how much at most
 
 
 def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
@@ -38,8 +43,7 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
     if not isinstance(teacher, Teacher):
         if teacher in names:
             return names[teacher]
-        model = anatomy.unwrap(teacher)
-        return Path(model.name_or_path).name or type(model).__name__
+        return Path(name_of(teacher)).name
     given = inspect.signature(type(teacher).__init__).parameters.values()
     knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
     changed = {each.name for each in given if knobs[each.name] != each.default}
@@ -61,11 +65,11 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, schem
         "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "seed": args.seed,
         "rows": len(rows) if hasattr(rows, "__len__") else None,
-        "data": _content(rows),
+        "content_of_rows": _content(rows),
         "scheme": scheme,
         **{name: _plain(getattr(args, name)) for name in _ALSO},
         "start": digest(trainer.model, leave_out="objective."),
-        "teacher": _weights(trainer.teacher),
+        "teachers": _weights(trainer.teacher),
     }
     facts = trainer.own_facts()
     losses = [f"{each['name']}({_knobs(each['config'])}), weight {each['weight']}" for each in facts.losses]
@@ -78,23 +82,34 @@ def making_of(plan: Any) -> dict[str, Any]:
     return {
         "scheme": plan.scheme,
         "rows": len(rows) if hasattr(rows, "__len__") else None,
-        "data": _content(rows),
-        "teacher": None if teacher is None else _weights(teacher),
+        "content_of_rows": _content(rows),
+        "teachers": None if teacher is None else _weights(teacher),
     }
 
 
 def _weights(teacher: Teacher) -> list[str | None]:
-    """A hash for each model inside."""
-    return [digest(model, leave_out="objective.") for model in models_of(teacher)]
+    """A hash of the weights of each model inside."""
+    inside = [each for each in everybody(teacher) if not each.members]
+    cached = [each.weights for each in inside if isinstance(each, CachedTeacher)]
+    live = [model for each in inside if not isinstance(each, CachedTeacher) for model in each.models]
+    return cached + [digest(model, leave_out="objective.") for model in live]
 
 
 def _content(rows: Any) -> str | None:
-    """A hash of some rows, as they are stored; None where that is not known."""
+    """A hash of some rows, as they are stored and wherever their files lie; None where that is not known."""
     if not isinstance(rows, Dataset) or not len(rows):
         return None
-    some = sorted({round(number * (len(rows) - 1) / (_SOME - 1)) for number in range(_SOME)})
-    stored = rows.with_format("arrow")[some].to_pylist()
-    return blake2b(repr(stored).encode(), digest_size=16).hexdigest()
+    stored, content, seen = rows.with_format("arrow"), blake2b(digest_size=16), 0
+    for index in sorted({round(number * (len(rows) - 1) / (_SOME - 1)) for number in range(_SOME)}):
+        row = stored[[index]]
+        for name in sorted(row.column_names):
+            value = row[name].to_pylist()[0]
+            value = {**value, "path": None} if isinstance(value, dict) and "path" in value else value
+            content.update(repr((name, value)).encode())
+        seen += row.nbytes
+        if seen > _BYTES:
+            break
+    return content.hexdigest()
 
 
 def _is_plain(value: Any) -> bool:

@@ -70,6 +70,18 @@ class Teacher(ABC):
             ValueError: the message names what was found and the call that cures it.
         """
 
+    def check_training(self, args: TrainingArguments) -> None:
+        """Called before `prepare`: refuses settings that it cannot be trained with.
+
+        Args:
+            args: the settings of the training.
+
+        Raises:
+            ValueError: the message names what was found and what to take instead.
+        """
+        for member in self.members:
+            member.check_training(args)
+
     def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
         """Called before the first step of a training: refuses rows that it would not know hours later.
 
@@ -90,6 +102,11 @@ class Teacher(ABC):
         """
         for member in self.members:
             member.begin(args, steps)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The models that answer as this teacher, those of its `members` left out."""
+        return [] if self.model is None or self.members else [self.model]
 
     @abstractmethod
     def observe(self, batch: Batch) -> Signals:

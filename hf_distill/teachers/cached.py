@@ -22,6 +22,7 @@ from hf_distill.teachers.cache.manifest import Manifest, fingerprint, skeleton, 
 from hf_distill.teachers.cache.refusals import check_heads, check_same, check_top_k
 from hf_distill.teachers.model import ModelTeacher, check_pair, tokenizer_beside
 from hf_distill.top_k import TopK, largest
+from hf_distill.weights import digest
 
 CACHED_KINDS = frozenset(
     {"logits", "hidden", "pooled", "label_embeddings", "attention", "attention_scores", "query", "key", "value"}
@@ -108,6 +109,13 @@ class CachedTeacher(Teacher):
         self._wanted: dict[Signal, Signal] = {}  # {as the losses ask for it: as it is stored}
         self._only_live = False
         self._filled: list[Any] = []  # data sets that are there as a whole
+
+    @property
+    def weights(self) -> str | None:
+        """A hash of the weights whose answers these are."""
+        if self._cache is not None:
+            return self._cache.manifest.fingerprint["weights"]  # type: ignore[no-any-return]
+        return digest(self.model)
 
     def prepare(self, student: nn.Module, wanted: frozenset[Signal], device: torch.device, tokenizer: Any) -> None:
         """See `Teacher.prepare`.

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from hf_distill import anatomy
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.model import ModelTeacher, load
@@ -56,5 +57,12 @@ def everybody(teacher: Teacher) -> Iterator[Teacher]:
 
 
 def models_of(teacher: Teacher) -> list[nn.Module]:
-    """The models that are asked when it answers, whoever is between."""
-    return [each.model for each in everybody(teacher) if not each.members and each.model is not None]
+    """The models that answer in it, whoever is between, each once."""
+    found = [model for each in everybody(teacher) for model in each.models]
+    return list({id(model): model for model in found}.values())
+
+
+def name_of(model: nn.Module) -> str:
+    """Where a model's weights are from, or what it is."""
+    plain = anatomy.unwrap(model)
+    return getattr(plain, "name_or_path", "") or type(plain).__name__

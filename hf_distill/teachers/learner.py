@@ -84,21 +84,28 @@ class Learner:
         self._parts = nn.ModuleDict({"model": self.model, "objective": self.objective})
         self._optimizer = None
 
+    @staticmethod
+    def check_training(args: TrainingArguments) -> None:
+        """Refuses what one `Trainer` can do and a model beside it cannot.
+
+        Raises:
+            ValueError: float16, or a schedule that waits for an evaluation.
+        """
+        if args.fp16:
+            raise ValueError("PeerTeacher does not scale its gradients for float16. Train with bf16, or in float32.")
+        if (kind := SchedulerType(args.lr_scheduler_type)) in _UNSTEADY:
+            raise ValueError(
+                f"lr_scheduler_type={kind.value!r} follows the evaluation, and that of a model beside the student is "
+                'not known. Take "linear", "cosine" or another that is known beforehand.'
+            )
+
     def begin(self, args: TrainingArguments, steps: int) -> None:
         """Makes the optimizer and the schedule that the settings ask for.
 
         Args:
             args: `optim`, `learning_rate`, `weight_decay`, `lr_scheduler_type`, `warmup_steps`, ...
             steps: of the whole training.
-
-        Raises:
-            ValueError: a schedule that waits for an evaluation.
         """
-        if (kind := SchedulerType(args.lr_scheduler_type)) in _UNSTEADY:
-            raise ValueError(
-                f"lr_scheduler_type={kind.value!r} follows the evaluation, and that of a model "
-                'beside the student is not known. Take "linear", "cosine" or another that is known beforehand.'
-            )
         decayed = set(Trainer.get_decay_parameter_names(None, self._parts))  # type: ignore[arg-type]
         trained = [(name, weight) for name, weight in self._parts.named_parameters() if weight.requires_grad]
         groups = [

@@ -53,6 +53,7 @@ class PeerTeacher(Teacher):
     """
 
     known_as = "models that learned beside it"
+    models: list[nn.Module] = []  # set for each; the property of `Teacher` gives way to it
 
     def __init__(
         self,
@@ -105,14 +106,16 @@ class PeerTeacher(Teacher):
         for peer in self._peers:
             peer.prepare(student, wanted, device, tokenizer, anatomy.describe(student))
 
-    def begin(self, args: TrainingArguments, steps: int) -> None:
-        """See `Teacher.begin`: makes the optimizers.
+    def check_training(self, args: TrainingArguments) -> None:
+        """See `Teacher.check_training`.
 
         Raises:
             ValueError: float16, or a schedule that follows the evaluation.
         """
-        if args.fp16:
-            raise ValueError("PeerTeacher does not scale its gradients for float16. Train with bf16, or in float32.")
+        Learner.check_training(args)
+
+    def begin(self, args: TrainingArguments, steps: int) -> None:
+        """See `Teacher.begin`: makes the optimizers."""
         self._of, self._max_grad_norm, self._seen = max(steps, 1), args.max_grad_norm or 0.0, []
         for number, peer in enumerate(self._peers, start=1):
             peer.begin(args, steps)

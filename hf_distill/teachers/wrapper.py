@@ -106,6 +106,10 @@ class Wrapper(Teacher):
     def answers_late(self) -> bool:  # type: ignore[override]
         return self.teacher.answers_late
 
+    def check_training(self, args: TrainingArguments) -> None:
+        """See `Teacher.check_training`."""
+        self.teacher.check_training(args)
+
     def check_evaluation(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
         """See `Teacher.check_evaluation`."""
         self.teacher.check_evaluation(dataset, collate)

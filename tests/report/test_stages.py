@@ -50,6 +50,16 @@ def test_only_what_a_stage_is_must_be_the_same() -> None:
             stages.check_same(FIRST, dataclasses.replace(FIRST, **{field: value}), Path("out/first"))
 
 
+def test_settings_that_a_former_version_did_not_note_are_not_compared() -> None:
+    now = dataclasses.replace(FIRST, settings={**FIRST.settings, "adam_beta1": 0.9})
+    stages.check_same(FIRST, now, Path("out/first"))
+    later = dataclasses.replace(FIRST, settings={**FIRST.settings, "adam_beta1": 0.8})
+    with pytest.raises(
+        ValueError, match=r"begun with settings \{'adam_beta1': 0.9\}, and now it is \{'adam_beta1': 0.8\}"
+    ):
+        stages.check_same(now, later, Path("out/first"))
+
+
 def test_tables() -> None:
     assert stages.markdown([FIRST, SECOND]).splitlines() == [
         "| stage | teacher | student | steps | seconds | macro f1 | accuracy |",

@@ -72,6 +72,16 @@ def test_a_run_from_a_cache_gives_the_figures_of_a_run_without(folder):
     assert files(Path("answers")) == before
 
 
+def test_a_scheme_goes_on_with_the_answers_that_are_there(folder):
+    arranged = ["scheme={name: born_again, generations: 2}", "losses=null"]
+    train(CACHE, *arranged)  # asks a teacher that is loaded
+    shutil.rmtree("out/generation_2")
+    loaded = recipe.load("recipe.yaml", [*QUICK[1:], CACHE, *arranged])
+    said = console()
+    run.train(loaded, said, resume=True)  # asks none
+    assert "generation_1: finished before" in said.file.getvalue()
+
+
 # --- a teacher whose answers are all there is not loaded
 
 

@@ -25,8 +25,14 @@ def test_epochs_are_not_longer_by_what_a_float_is_off(tmp_path):
     assert settings_of(args, tmp_path, "stage", 2.5).num_train_epochs == 2.5
 
 
+@pytest.mark.parametrize("share", [0.1, 0.75, 0.99])
+def test_of_two_steps_each_of_two_parts_has_one(tmp_path, share):
+    args = DistillationConfig(str(tmp_path), max_steps=2)
+    assert [settings_of(args, tmp_path, "stage", part).max_steps for part in ((0.0, share), (share, 1.0))] == [1, 1]
+
+
 def test_a_stage_without_a_step_is_refused(tmp_path):
     args = DistillationConfig(str(tmp_path), max_steps=2)
-    message = "stage 'inside' has none of the plan's 2 steps: its share is 0.2 of them. Raise max_steps."
+    message = "stage 'third' has none of the plan's 2 steps: its share is 0.25 of them. Raise max_steps."
     with pytest.raises(ValueError, match=exactly(message)):
-        settings_of(args, tmp_path, "inside", (0.0, 0.2))
+        settings_of(args, tmp_path, "third", (0.5, 0.75))

@@ -3,17 +3,22 @@
 import json
 import shutil
 from io import StringIO
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
+from models import LABELS
 from rich.console import Console
 from runs import QUICK, classifier, distillation, exactly, rows, same, weights
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, TrainerCallback
 
 from hf_distill import DistillationConfig, losses, schemes
+from hf_distill.anatomy import describe
+from hf_distill.schemes import wording
 from hf_distill.signals import LOGITS
-from hf_distill.teachers import EnsembleTeacher, NoisyTeacher, PeerTeacher, Teacher
+from hf_distill.teachers import CachedTeacher, EnsembleTeacher, NoisyTeacher, PeerTeacher, Teacher
 
 from .arranged import SAVING, Stop, plan, planned
 
@@ -130,13 +135,60 @@ def test_whatever_else_differs_is_refused_before_anything_trains(tmp_path, chang
 def test_other_rows_and_another_second_teacher_are_refused(tmp_path):
     one, two, three = (classifier(seed=seed).eval() for seed in (1, 2, 3))
     twice(plan(tmp_path, teacher=EnsembleTeacher([one, two])))
-    with pytest.raises(ValueError, match=r"first was begun with settings {'teacher': .*Resume with what it was"):
+    with pytest.raises(ValueError, match=r"first was begun with settings {'teachers': .*Resume with what it was"):
         twice(plan(tmp_path, teacher=EnsembleTeacher([one, three]), resume=True))
     others = rows().map(lambda row: {"input_ids": row["input_ids"][::-1]})
-    with pytest.raises(ValueError, match=r"first was begun with settings {'data': .*Resume with what it was"):
+    with pytest.raises(
+        ValueError, match=r"first was begun with settings {'content_of_rows': .*Resume with what it was"
+    ):
         twice(plan(tmp_path, teacher=EnsembleTeacher([one, two]), data=others, resume=True))
     again = rows().map(lambda row: row)  # of another history, and the same
+    again = again.select_columns(again.column_names[::-1]).with_format("torch")
     twice(plan(tmp_path, teacher=EnsembleTeacher([one, two]), data=again, resume=True))
+
+
+def test_another_second_peer_is_refused(tmp_path):
+    seeds = [1, 2]
+
+    @schemes.scheme
+    def beside(plan):
+        return plan.stage("one", plan.fresh(), PeerTeacher([classifier(seed=seed) for seed in seeds]))
+
+    beside(plan(tmp_path))
+    seeds[1] = 3
+    with pytest.raises(ValueError, match=r"one was begun with settings {'teachers': "):
+        beside(plan(tmp_path, resume=True))
+    seeds[1] = 2
+    beside(plan(tmp_path, resume=True))
+
+
+def test_the_answers_of_another_cached_teacher_are_refused(tmp_path):
+    for name, seed in (("one", 1), ("two", 2)):
+        cached = CachedTeacher(tmp_path / name, classifier(seed=seed).eval())
+        trainer = distillation(tmp_path, classifier(), cached)
+        cached.fill([trainer.train_dataset], trainer.data_collator)
+    twice(plan(tmp_path / "out", teacher=CachedTeacher(tmp_path / "one")))
+    with pytest.raises(ValueError, match=r"first was begun with settings {'teachers': "):
+        twice(plan(tmp_path / "out", teacher=CachedTeacher(tmp_path / "two"), resume=True))
+    twice(plan(tmp_path / "out", teacher=CachedTeacher(tmp_path / "one"), resume=True))
+
+
+def test_rows_are_told_apart_by_what_is_in_them_and_not_by_where_it_lies():
+    def drawn(path, colour):
+        content = {"image": [{"bytes": colour, "path": path}] * 3, "labels": [0, 1, 2]}
+        return Dataset.from_dict(content, features=Features({"image": Image(decode=False), "labels": Value("int64")}))
+
+    def told(rows):
+        return wording.making_of(SimpleNamespace(trainer_kwargs={"train_dataset": rows}, teacher=None, scheme=""))
+
+    assert told(drawn("a/1.png", b"red")) == told(drawn("b/1.png", b"red"))
+    assert told(drawn("a/1.png", b"red")) != told(drawn("a/1.png", b"blue"))
+    pixels = np.zeros((100, 3, 64, 64), np.float32)
+    large = told(Dataset.from_dict({"pixels": pixels}))
+    pixels[-1] = 1  # beyond the first megabyte, which is not read
+    assert told(Dataset.from_dict({"pixels": pixels})) == large
+    pixels[0] = 1
+    assert told(Dataset.from_dict({"pixels": pixels})) != large
 
 
 def test_a_stage_of_other_settings_is_refused(tmp_path):
@@ -196,6 +248,18 @@ def test_the_end_is_saved_with_a_card_that_tells_the_lineage(tmp_path):
     assert all(set(stage["metrics"]) == {"agreement"} for stage in stages)
 
 
+class Rules(Teacher):
+    """A function of its own, with a model inside that is none of transformers."""
+
+    known_as = "some rules"
+
+    def __init__(self):
+        self.shape, self.model = describe(classifier()), torch.nn.Linear(1, 1)
+
+    def observe(self, batch):
+        return {LOGITS: torch.zeros(batch.rows, LABELS)}
+
+
 def named(folder, name, seed):
     """A classifier that was loaded from a folder of that name."""
     classifier(seed=seed).save_pretrained(folder / name)
@@ -208,6 +272,7 @@ def named(folder, name, seed):
         (lambda one, two: one, "distilled from `one`."),
         (lambda one, two: EnsembleTeacher([one, NoisyTeacher(two, sigma=0.1)]), "distilled from `one` and `two`."),
         (lambda one, two: classifier(seed=1).eval(), "distilled from `BertForSequenceClassification`."),
+        (lambda one, two: EnsembleTeacher([one, Rules()]), "taught by some rules and one, by `twice(again=True)`."),
         (lambda one, two: None, "trained without a teacher of its own, by `twice(again=True)`."),
     ],
 )
@@ -217,6 +282,19 @@ def test_the_card_names_the_teacher_of_the_scheme_and_no_stage_of_it(tmp_path, t
     card = (tmp_path / "out" / "README.md").read_text()
     assert said in card
     assert "`start`" not in card
+
+
+def test_the_card_names_a_teacher_that_is_put_together_anew_or_is_of_one_stage(tmp_path):
+    @schemes.scheme
+    def anew(plan, other):
+        teacher = EnsembleTeacher(plan.teacher.members) if other is None else other
+        return plan.stage("one", plan.fresh(), teacher)
+
+    one, two = named(tmp_path, "one", 1), named(tmp_path, "two", 2)
+    anew(plan(tmp_path / "members", teacher=EnsembleTeacher([one, two])), None)
+    assert "distilled from `one` and `two`." in (tmp_path / "members" / "README.md").read_text()
+    anew(planned(tmp_path / "other", classifier()), two)
+    assert "distilled from `two`." in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_the_card_of_a_run_that_was_cut_off_at_its_very_end_says_how_long_it_trained(tmp_path, monkeypatch):

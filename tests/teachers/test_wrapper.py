@@ -37,6 +37,9 @@ class Everything(Teacher):
     def prepare(self, *arguments):
         self.called.append("prepare")
 
+    def check_training(self, *arguments):
+        self.called.append("check_training")
+
     def check_evaluation(self, *arguments):
         self.called.append("check_evaluation")
 
@@ -60,13 +63,14 @@ def test_every_question_and_every_word_reaches_the_one_inside():
     inside = Everything()
     around = Wrapper(Wrapper(inside))
     around.prepare(None, frozenset(), None, None)
+    around.check_training(None)
     around.check_evaluation(None, None)
     around.step()
     around.load_state({"known": torch.zeros(1)})
     around.view = "other_"
     assert inside.view == around.view == "other_"
     around.only_evaluated, around.compared_heads = frozenset({LOGITS}), {attention(0): 1}
-    assert inside.called == ["prepare", "check_evaluation", "step"]
+    assert inside.called == ["prepare", "check_training", "check_evaluation", "step"]
     assert inside.loaded is not None
     assert (inside.only_evaluated, inside.compared_heads) == (frozenset({LOGITS}), {attention(0): 1})
     for name in ("shape", "input_names", "model", "top_k", "says_trust", "only_evaluated", "compared_heads"):
@@ -79,7 +83,7 @@ def test_every_question_and_every_word_reaches_the_one_inside():
 
 def test_no_question_is_forgotten():
     """What a `Teacher` may answer later, a wrapper must hand on too."""
-    asked = {name for name in vars(Teacher) if not name.startswith("_")} - {"members"}
+    asked = {name for name in vars(Teacher) if not name.startswith("_")} - {"members", "models"}
     assert asked <= set(vars(Wrapper))
 
 
