@@ -121,11 +121,17 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     def one(accuracy, seconds, **more):
         return {"accuracy": accuracy, "surprise": 1.0, "seconds": seconds, "noted": {}, "stages": {}, **more}
 
+    def beside(taught, alone):
+        told = {"student: accuracy": taught, "student: surprise": 1.5, "exit 0: accuracy": 0.25}
+        return told | {"student, alone: accuracy": alone, "student, alone: surprise": 1.75}
+
     found = {
         "soft targets|0": one(0.70, 10.0),
         "soft targets|1": one(0.80, 20.0),
         "mutual|0": one(0.72, 30.0, noted={"peer": 0.5}),
         "mutual|1": one(0.79, 40.0, noted={"peer": 0.6}),
+        "mutual, two starts|0": one(0.72, 30.0, noted=beside(0.72, 0.70)),
+        "mutual, two starts|1": one(0.78, 30.0, noted=beside(0.79, 0.78)),
         "chain|0": one(0.75, 15.0, stages={"assistant_4": {"accuracy": 0.9}, "student": {"accuracy": 0.75}}),
         "embeddings: distances and angles|0": {**one(0.40, 5.0), "noted": {"teacher": 0.6}},
         "embeddings: chain|0": one(0.43, 10.0),
@@ -137,4 +143,7 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     assert "+5.0" in printed
     assert "0.550 ± 0.050" in printed
     assert "90.0" in printed
+    line = "| mutual, two starts | student | 75.5 ± 3.5 | 74.0 ± 4.0 | +1.5 ± 0.5 | 2 of 2 seeds | 1.50 ± 0.00 | 1.75 "
+    assert line in re.sub(" +", " ", printed)
+    assert "| mutual, two starts | exit 0: accuracy | 0.250 ± 0.000 |" in re.sub(" +", " ", printed)
     assert re.search(r"embeddings: chain +\W+ 43.0 +\W+ \+3.0 ", printed)

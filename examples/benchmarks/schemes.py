@@ -37,6 +37,7 @@ from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
 
 Run = Callable[[Any, Path], nn.Module]
+ALONE = ", alone: accuracy"  # what is noted of something that nobody taught
 
 # ---- the runs of every field ---------------------------------------------------------------------------------------
 
@@ -71,15 +72,15 @@ def generations(**knobs: Any) -> Run:
 
 
 def born_of_labels(field: Field, folder: Path) -> nn.Module:
-    """Notes how good the same starts get by the labels alone, one by one and together: untaught, else alike."""
+    """Notes how good generations are, and alone, by the labels, the same starts: one by one and together."""
     student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
     with field.aside():
         born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
         untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in (2, 3)]
         known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
-        known |= {f"start of generation {number}, of labels": each for number, each in enumerate(untaught, 2)}
+        known |= {f"generation {number}, alone": each for number, each in enumerate(untaught, 2)}
         known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
-        known["all starts, of labels"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
+        known["all generations, alone"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
         for name, model in known.items():
             field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
     return student
@@ -94,11 +95,11 @@ def _untaught(field: Field, number: int, folder: Path, **settings: Any) -> nn.Mo
 
 
 def two_peers(field: Field, folder: Path) -> nn.Module:
-    """Notes how good both students get, and how good each gets by the labels alone."""
+    """Notes how good both students get, and each alone, by the labels."""
     student = schemes.mutual(field.plan(folder, None, student=field.another), students=2, start="given")
     with field.aside():
         known = {"student": student, "peer": teachers.load(str(folder / "peer_2"))}
-        known |= {f"{name}, of labels": _untaught(field, number, folder) for number, name in enumerate(list(known), 1)}
+        known |= {f"{name}, alone": _untaught(field, number, folder) for number, name in enumerate(list(known), 1)}
         for name, model in known.items():
             field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
     return student
@@ -191,9 +192,9 @@ def with_exits(make: Callable[[Queries], nn.Module], exits: list[int]) -> Run:
             untaught = _trained_exits(field, make(field), [losses.TaskLoss()], exits, folder / "untaught")
             for exit in exits:
                 single = _trained_exits(field, make(field), [], [exit], folder / f"exit_{exit}")
-                field.noted[f"exit {exit}"] = accuracy_of_exit(taught, exit, field)
-                field.noted[f"exit {exit}, of labels"] = accuracy_of_exit(untaught, exit, field)
-                field.noted[f"exit {exit}, trained alone"] = accuracy_of_exit(single, exit, field)
+                known = {f"exit {exit}": taught, f"exit {exit}, of labels": untaught, f"exit {exit}, alone": single}
+                for name, model in known.items():
+                    field.noted[f"{name}: accuracy"] = accuracy_of_exit(model, exit, field)
         return student
 
     return carried_out
@@ -420,16 +421,34 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
             show(header, lines, f"{field.__name__.lower()}: mean ± half the range over the seeds")
         if len(bars) > 1:
             panels[f"accuracy over {field.reference}, points"] = bars
-    inside = []
+    inside, taught = [], []
     for name in [each for each in NAMES if each in by_run]:
         runs = list(by_run[name].values())
         for stage in runs[0]["stages"] if len(runs[0]["stages"]) > 1 else ():
             known = [100 * each["stages"][stage]["accuracy"] for each in runs if "accuracy" in each["stages"][stage]]
             inside += [[name, stage, mean(known, 1)]] if known else []
+        pairs = [what.removesuffix(ALONE) for what in runs[0]["noted"] if what.endswith(ALONE)]
+        taught += [[name, what, *beside_alone(what, [each["noted"] for each in runs])] for what in pairs]
         for what in runs[0]["noted"]:
-            inside.append([name, what, mean([each["noted"][what] for each in runs if what in each["noted"]], 3)])
+            if not any(what.startswith((f"{pair}: ", f"{pair}, alone: ")) for pair in pairs):
+                inside.append([name, what, mean([each["noted"][what] for each in runs if what in each["noted"]], 3)])
+    header = ["run", "what", "taught, %", "alone, %", "points", "better with", "surprise, nats", "alone"]
+    show(header, taught, "what is taught, beside the same start that learned the labels alone")
     show(["run", "inside of it", "accuracy, %, of a stage; else as named"], inside, "stages and what a run notes")
     print(draw_bars(picture, panels, line=0.0))
+
+
+def beside_alone(what: str, noted: list[dict[str, float]]) -> list[str]:
+    """The figures of something that was taught, and of the same alone, and with how many seeds it is the better."""
+
+    def known(name: str) -> list[float]:
+        return [each[name] for each in noted if name in each]
+
+    right = [[100 * each for each in known(f"{what}{kind}: accuracy")] for kind in ("", ", alone")]
+    gained = [one - other for one, other in zip(*right, strict=True)]
+    better = f"{sum(each > 0 for each in gained)} of {len(gained)} seeds"
+    surprised = [mean(known(f"{what}{kind}: surprise"), 2) for kind in ("", ", alone")]
+    return [*(mean(each, 1) for each in right), mean(gained, 1, sign=True), better, *surprised]
 
 
 def mean(values: list[float], digits: int, sign: bool = False) -> str:
