@@ -102,6 +102,18 @@ def test_a_pair_is_two_drawings_and_words(fields, tmp_path):
     assert (torch.tensor(found["train"]["other_drawing"][:]) == -1).all()
 
 
+def test_clothes_are_read_in_grey(fields, tmp_path):
+    images = np.zeros((3, 28, 28), np.uint8)
+    images[2, 5, 7] = 255  # of the tests, row 5, column 7
+    np.savez(tmp_path / "fashion_mnist_8k_2k.npz", train_x=images[:2], train_y=[4, 0], test_x=images[2:], test_y=[9])
+    found = fields.read_clothes(tmp_path)
+    assert found["labels"][:].tolist() == [4, 0, 9]
+    seen = torch.stack(list(found["pixel_values"]))
+    assert seen.shape == (3, 1, 28, 28)
+    assert torch.nonzero(seen == 1).tolist() == [[2, 0, 5, 7]]
+    assert (seen == -1).sum() == seen.numel() - 1
+
+
 def test_sentences_are_read_with_the_numbers_of_their_categories(fields, tmp_path):
     (tmp_path / "train.csv").write_text('text,category\n"word1, word2",pay\nword3,book\n')
     assert fields.read_sentences(tmp_path, words())["labels"][:] == [1, 0]

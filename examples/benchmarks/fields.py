@@ -1,4 +1,4 @@
-"""What the benchmark of schemes learns: intents of queries, categories of drawings, embeddings of sentences."""
+"""What the benchmark of schemes learns: intents of queries, drawings, clothes, embeddings of sentences."""
 
 import argparse
 import csv
@@ -289,6 +289,27 @@ class Drawings(Field):
         return made
 
 
+class Clothes(Field):
+    """Ten kinds of clothes on small grey images (Fashion-MNIST), of which 2,000 are learned and 8,000 measured.
+
+    Students, small ViTs, have learned nothing yet; there is no teacher. Other seeds have other images.
+    """
+
+    reference = "clothes: labels alone"
+    settings: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 20}
+
+    def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
+        super().__init__(arguments, seed)
+        rows = read_clothes(arguments.data / "fashion_mnist").shuffle(seed=seed)
+        self.train, self.validation = rows.select(range(2000)), rows.select(range(2000, len(rows)))
+
+    def another(self) -> Any:
+        shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+        return ViTForImageClassification(
+            ViTConfig(image_size=28, patch_size=7, num_channels=1, num_labels=10, **shape)
+        )
+
+
 class Sentences(Field):
     """Embeddings of a bank's customers' questions (Banking77), without labels.
 
@@ -347,6 +368,14 @@ def read_queries(folder: Path, tokenizer: Any) -> tuple[DatasetDict, list[str]]:
         return Dataset.from_dict({**columns, "labels": [names.index(name) for _, name in pairs]})
 
     return DatasetDict(train=encoded(found["train"]), validation=encoded(found["val"])), names
+
+
+def read_clothes(folder: Path) -> Dataset:
+    """Images (1, 28, 28) from -1 to 1, and their labels; those that are for tests come last."""
+    found = np.load(folder / "fashion_mnist_8k_2k.npz")
+    seen = np.concatenate([found["train_x"], found["test_x"]])[:, None].astype(np.float32) / 127.5 - 1
+    labels = np.concatenate([found["train_y"], found["test_y"]]).astype(np.int64)
+    return Dataset.from_dict({"pixel_values": seen, "labels": labels}).with_format("torch")
 
 
 def read_drawings(folder: Path, tokenizer: Any) -> tuple[DatasetDict, list[str]]:

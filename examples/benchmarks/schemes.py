@@ -4,11 +4,12 @@
     python examples/benchmarks/schemes.py --seeds 0 --runs born_again mutual
     python examples/benchmarks/schemes.py --seeds                  # only the tables, from the runs that are there
 
-What is learned is in `fields.py`: the intents of 4,000 queries (CLINC150) for most schemes, the categories of drawings
-for pairs of modalities, and embeddings of sentences where there are no labels at all. Every student that is measured
-takes as many optimizer steps as the other ones of its field; what a scheme needs beside that (assistants, generations,
-peers, samples) is in its time, which is the processor's, over that of the field's first reference. `unlabelled` has
-further 4,000 queries without labels. A run that is finished is not made again.
+What is learned is in `fields.py`: the intents of 4,000 queries (CLINC150) for most schemes, the categories of
+drawings for pairs of modalities, clothes where students have learned nothing yet, and embeddings of sentences where
+there are no labels at all. Every student that is measured takes as many optimizer steps as the other ones of its
+field; what a scheme needs beside that (assistants, generations, peers, samples) is in its time, which is the
+processor's, over that of the field's first reference. `unlabelled` has further 4,000 queries without labels. A run
+that is finished is not made again.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from fields import SHARED, CutOut, Drawings, Field, Queries, Remembering, Sentences, logits_of
+from fields import SHARED, Clothes, CutOut, Drawings, Field, Queries, Remembering, Sentences, logits_of
 from measuring import draw_bars, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -364,6 +365,11 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "drawings: born_again, of labels": born_of_labels,
         "drawings: mutual": two_peers,
     },
+    Clothes: {
+        "clothes: labels alone": by_labels,
+        "clothes: born_again, of labels": born_of_labels,
+        "clothes: mutual": two_peers,
+    },
     Sentences: {
         "embeddings: distances and angles": by_distances,
         "embeddings: chain": scheme("chain", sizes=[4]),
@@ -464,7 +470,7 @@ def mean(values: list[float], digits: int, sign: bool = False) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, default=SHARED / "data", help="folder of clinc150, emoji_pairs, banking77"
+        "--data", type=Path, default=SHARED / "data", help="of clinc150, emoji_pairs, fashion_mnist, banking77"
     )
     parser.add_argument("--encoder", type=Path, default=SHARED / "models" / "goemotions_teacher", help="of queries")
     parser.add_argument("--rows", type=int, default=4000)
