@@ -20,8 +20,7 @@ def settings_of(
         folder: the stage's; nothing of it is pushed.
         name: of the stage, for messages.
         share: of the epochs, or of `max_steps`; or from where to where of them it goes: stages whose parts make up
-            the whole have all of `max_steps` together, however they are rounded, and none has no step where there
-            are enough for two.
+            the whole have all of `max_steps` together, however they are rounded, and each of two parts has a step.
         changes: fields that differ.
 
     Raises:

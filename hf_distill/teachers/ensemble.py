@@ -15,7 +15,7 @@ from hf_distill.heads import HeadLogits
 from hf_distill.signals import LOGITS, TRUST, ModelShape, Signal, Signals
 from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
-from hf_distill.teachers.given import as_teacher
+from hf_distill.teachers.given import as_teacher, models_of
 
 Mean = Literal["logits", "probabilities"]
 
@@ -295,7 +295,7 @@ class EnsembleTeacher(Teacher):
     @contextmanager
     def _on_its_device(self, number: int, member: Teacher) -> Iterator[None]:
         if self.one_at_a_time:
-            for model in _models(member):
+            for model in models_of(member):
                 model.to(self._where[number])
         try:
             yield
@@ -304,7 +304,7 @@ class EnsembleTeacher(Teacher):
 
     def _put_away(self, member: Teacher) -> None:
         if self.one_at_a_time:
-            for model in _models(member):
+            for model in models_of(member):
                 model.to("cpu")
 
 
@@ -335,15 +335,8 @@ def _check_device(name: str) -> None:
         ) from error
 
 
-def _models(teacher: Teacher) -> list[nn.Module]:
-    """All models inside, each once."""
-    inner = [model for member in teacher.members for model in _models(member)]
-    own = [] if teacher.model is None else [teacher.model]
-    return list({id(model): model for model in (*own, *inner)}.values())
-
-
 def _check_movable(member: Teacher) -> None:
-    fixed = next((m for m in _models(member) if _is_placed(m)), None)
+    fixed = next((m for m in models_of(member) if _is_placed(m)), None)
     if fixed is not None:
         raise ValueError(
             f"{type(anatomy.unwrap(fixed)).__name__} is quantised or spread over devices and stays where it is. Leave "
