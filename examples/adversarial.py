@@ -2,9 +2,13 @@
 
     python examples/adversarial.py --iterations 10
 
-In every step the texts that both models get right are moved in embedding space, along the teacher's gradient, until
-the teacher decides otherwise about one label; the student learns the teacher's answers there too. `moved` shows what
-that does to the teacher's probabilities of some texts.
+`moved` shows what the moves do to the teacher's probabilities of some texts. The algorithm:
+
+    for each batch:
+        x = the texts that both models get right; k = a label of each, drawn by how unsure the teacher is of it
+        while the teacher decides k as before, at most `--iterations` times:
+            x moves in embedding space along the gradient of the teacher's score of k, towards the other decision
+        the student minimises CE(labels) + a * KL(teacher || student) + b * KL(teacher(x) || student(x))
 """
 
 import torch

@@ -4,6 +4,12 @@
 
 Data-distortion guided self-distillation (Xu and Liu 2019), with words hidden where the paper distorts images.
 `--teacher` only says where the student's first weights and its labels come from.
+
+The algorithm:
+
+    for each batch:
+        one, other = two views of it, in each of which other words are hidden
+        the student minimises CE(labels, one) + CE(labels, other), and KL(one || other) + KL(other || one)
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

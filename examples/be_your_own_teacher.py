@@ -4,6 +4,12 @@
 
 Zhang et al. 2019, arXiv:1905.08094. Each exit is compared with the same exit trained alone, and at the end the model
 answers each text after the first block where it is sure enough.
+
+The algorithm:
+
+    p_C, F_C = answer and feature of the last block; p_i, F_i = those of exit i
+    the last block minimises CE(labels, p_C)
+    exit i minimises (1 - alpha) * CE(labels, p_i) + alpha * KL(p_C || p_i) + lambda * |F_i - F_C|^2
 """
 
 import torch

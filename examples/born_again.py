@@ -4,6 +4,13 @@
 
 Furlanello et al. 2018, arXiv:1805.04770. The table at the end says how good each generation is, and how good all are
 together. Labels of which each row has one could also be weighted: weighting="cwtm" or "dkpp".
+
+The algorithm:
+
+    f_0 = the teacher                                               # without one, f_1 learns the labels alone
+    for k = 1, ..., generations:
+        f_k = a fresh student, which minimises CE(labels, f_k) + KL(f_(k-1) || f_k)
+    the ensemble is the mean of f_1, f_2, ...                       # and teaches one student more
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

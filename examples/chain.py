@@ -4,6 +4,13 @@
 
 Mirzadeh et al. 2019, arXiv:1902.03393. Every hop starts from the best checkpoint of the one before. The table at the
 end says how good each model is.
+
+The algorithm:
+
+    A_0 = the teacher
+    for each size between the teacher's and the student's, from the largest to the smallest:
+        A_i = a model of that size, which learns from A_(i-1)       # from its best checkpoint
+    the student learns from the last A_i
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

@@ -4,6 +4,11 @@
     python examples/cross_modal.py --pairs my/pairs --teacher out/of_words
 
 Gupta, Hoffman, Malik 2015, arXiv:1507.00448, with answers where the paper matches features.
+
+The algorithm:
+
+    for each pair (words, picture), without its label:
+        the student minimises KL(teacher(words) || student(picture))
 """
 
 from emoji_pairs import COMMON, compute_metrics, load, parser

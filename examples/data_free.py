@@ -7,6 +7,13 @@
 
 The training file is not read but for what its owner would publish: with `--publish`, the mean and variance of each
 layer's hidden states. The validation file says how good the student is on real text.
+
+The algorithm:
+
+    for each round:
+        rows = inputs that minimise CE(teacher's own decision) - entropy of the batch's mean answer
+               + distance from published layer statistics - disagreement of teacher and student (generator)
+        the student minimises KL(teacher(rows) || student(rows))
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

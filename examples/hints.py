@@ -4,6 +4,11 @@
 
 Romero et al. 2014 (FitNets), arXiv:1412.6550. The first stage leaves the blocks above the hint and the head as they
 are, so that the quality that the table tells of it is that of an untrained head.
+
+The algorithm:
+
+    1. the student up to its guided block, and a regressor r, minimise |hint of the teacher - r(guided block)|^2
+    2. the whole student, from there, minimises CE(labels, student) + KL(teacher || student)
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

@@ -4,6 +4,12 @@
 
 The table at the end says how good the model of every round is. To compare, `--drop 3` takes them out at once; give it
 three times the `--epochs`, so that it is trained for as long.
+
+The algorithm:
+
+    model = a copy of the teacher
+    while it has more blocks than the student is to have:
+        take `--drop` of its blocks out, and let what is left learn from the teacher
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

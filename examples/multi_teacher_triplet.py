@@ -4,6 +4,13 @@
 
 You et al. 2017, doi:10.1145/3097983.3098135. The second teacher is made here: some blocks of the first, trained on the
 labels alone. The table at the end says how good both teachers are together.
+
+The algorithm:
+
+    for each batch:
+        q = mean of the teachers' softened probabilities
+        for each triplet of texts, each teacher votes which of two is nearer to the third
+        the student minimises CE(labels, p) + alpha * CE(q, p) + beta * (triplets in the order of most votes)
 """
 
 from ensemble_teacher import second_teacher

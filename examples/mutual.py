@@ -4,6 +4,12 @@
 
 Deep mutual learning (Zhang et al. 2018, arXiv:1706.00384). `--teacher` only says where the students' first weights and
 labels come from; all but the first begin with a head of their own.
+
+The algorithm:
+
+    for each batch, for each student i:
+        L_i = CE(labels, p_i) + mean over the others j of KL(p_j || p_i)
+        one step of student i's own optimizer on L_i
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

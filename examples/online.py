@@ -3,6 +3,12 @@
     python examples/online.py --teacher-learning-rate 5e-5
 
 Here the teacher begins as it was before it was fine-tuned: its head is drawn anew. The student starts with its layers.
+
+The algorithm:
+
+    for each batch:
+        one step of the teacher on CE(labels, teacher)
+        one step of the student on CE(labels, student) + KL(teacher || student)
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

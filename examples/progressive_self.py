@@ -4,6 +4,12 @@
 
 Progressive self-distillation (Kim et al. 2021, arXiv:2006.12000). `--teacher` only says where the student's first
 weights and its labels come from.
+
+The algorithm:
+
+    for epoch e = 1, ..., E:
+        a = last_weight * e / E
+        the student minimises CE((1 - a) * label + a * what it said of the example in epoch e - 1)
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

@@ -2,8 +2,13 @@
 
     python examples/specialists.py --count 3
 
-Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 5. For one label a row: rows of several are left out here. The
-table at the end says how good the generalist is alone, and together with the specialists.
+Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 5, for rows with one label. The algorithm:
+
+    clusters = K-means of the columns of the correlation of the generalist's predictions
+    for each cluster: its specialist = the generalist with a head for these classes and a dustbin, trained on rows of
+        which half are theirs; the dustbin's logit then grows by the log of how much too often that is
+    for each text: A = the specialists whose clusters hold the generalist's most probable class
+        q minimises KL(generalist || q) + sum over m in A of KL(specialist m || q), and the student learns q
 """
 
 import csv
@@ -14,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 
 from hf_distill import DistillationConfig, DistillationTrainer, data, demo, losses, schemes, students
 from hf_distill.evaluation import compute_metrics
-from hf_distill.tasks import Task
 from hf_distill.teachers import Nobody
 
 
@@ -23,15 +27,14 @@ def main(arguments=None):
     command_line.add_argument("--count", type=int, default=3, help="clusters of classes")
     options = command_line.parse_args(arguments)
     generalist, tokenizer, dataset = one_label(options)
-    given = {"train_dataset": dataset["train"], "processing_class": tokenizer}
+    rows = {"train_dataset": dataset["train"], "eval_dataset": dataset["validation"]}
+    given = {**rows, "processing_class": tokenizer, "compute_metrics": compute_metrics("single_label")}
     args = DistillationConfig(**{**settings(options), "output_dir": f"{options.output}_generalist"})
     DistillationTrainer(generalist, Nobody(), [losses.TaskLoss()], args, **given).train()
     plan = schemes.Plan(
         student=students.from_teacher(generalist, architecture="distilbert", layers=options.layers),
         teacher=generalist.eval(),
         args=DistillationConfig(**settings(options)),
-        eval_dataset=dataset["validation"],
-        compute_metrics=compute_metrics(Task.SINGLE_LABEL),
         **given,
     )
     schemes.specialists(plan, count=options.count)

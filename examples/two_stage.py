@@ -5,6 +5,12 @@
 Jiao et al. 2020, arXiv:1909.10351. `--samples` copies of each row have words replaced by neighbours in the teacher's
 own embeddings, or by what a masked language model with the same vocabulary proposes: `--masked-lm bert-base-uncased`.
 Copies have no labels: the teacher says what they are.
+
+The algorithm:
+
+    copies = the rows with words replaced, `--samples` times
+    1. the student minimises MSE(embeddings) + sum over its layers of MSE(hidden states) + MSE(attention)
+    2. the student minimises CE(softmax(teacher's logits), softmax(student's logits))
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

@@ -4,6 +4,11 @@
 
 With `--labelled 100` the labels of so many rows are read as well. A recipe says
 `scheme: {name: unlabelled, confidence: [0.9, 0.0]}`.
+
+The algorithm:
+
+    for each pass, with its confidence c:
+        the student minimises KL(teacher || student) over the texts that the teacher is sure of by c
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

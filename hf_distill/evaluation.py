@@ -183,7 +183,7 @@ def decided(
     return moved
 
 
-def compute_metrics(task: Task) -> Callable[[Any], dict[str, float]]:
+def compute_metrics(task: str) -> Callable[[Any], dict[str, float]]:
     """The task's metrics as the Trainer wants them, for evaluations while it trains; every threshold is 0.5."""
     module = metrics.for_task(task)
     return lambda prediction: module.compute(predictions=prediction.predictions, references=prediction.label_ids)

@@ -19,7 +19,7 @@ from hf_distill.batch import Batch
 from hf_distill.recipe import arranged
 from hf_distill.signals import LOGITS
 from hf_distill.tasks import Task
-from hf_distill.teachers import ModelTeacher
+from hf_distill.teachers import EnsembleTeacher, ModelTeacher
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,40 @@ def test_clothes_are_read_in_grey(fields, tmp_path):
     assert (seen == -1).sum() == seen.numel() - 1
 
 
+def test_words_are_the_most_frequent_of_those_to_learn(fields, tmp_path):
+    (tmp_path / "valid.txt").write_text("x " * 50 + "y \n " * 30 + "z " * 2 + "<unk>")
+    (tmp_path / "test.txt").write_text("y new z x " * 10)
+    found, known = fields.read_words(tmp_path, most=3)
+    assert known == ["x", "y", "<unk>"]
+    assert found["train"]["input_ids"][:].shape == (2, 35)  # the rest is no passage
+    assert found["train"]["input_ids"][:].flatten().tolist() == [0] * 50 + [1] * 20
+    assert found["test"]["labels"][:].tolist() == [[1, 2, 2, 0] * 8 + [1, 2, 2]]
+
+
+def test_figures_of_words_by_a_loop(fields):
+    model, field = tiny("gpt2", "LMHeadModel").eval(), object.__new__(fields.Words)
+    field.collate = default_data_collator
+    ids = torch.randint(model.config.vocab_size, (3, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        said = model(ids).logits.log_softmax(-1)
+    places = [(row, place) for row in range(3) for place in range(1, 5)]
+    surprise = [-said[row, place - 1, ids[row, place]].item() for row, place in places]
+    right = [said[row, place - 1].argmax().item() == ids[row, place].item() for row, place in places]
+    found = field.figures_of(model, Dataset.from_dict({"input_ids": ids, "labels": ids}).with_format("torch"))
+    assert found["surprise"] == pytest.approx(sum(surprise) / 12, rel=1e-5)
+    assert found["accuracy"] == pytest.approx(sum(right) / 12)
+
+
+def test_several_language_models_are_measured_together(benchmark, fields):
+    models, field = [tiny("gpt2", "LMHeadModel", seed=seed).eval() for seed in (0, 1)], object.__new__(fields.Words)
+    field.student = lambda: tiny("gpt2", "LMHeadModel")
+    together = benchmark.Observed(EnsembleTeacher(models), field)
+    ids = torch.randint(models[0].config.vocab_size, (2, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = sum(model(ids).logits for model in models) / 2
+        torch.testing.assert_close(together(input_ids=ids).logits, expected)
+
+
 def test_sentences_are_read_with_the_numbers_of_their_categories(fields, tmp_path):
     (tmp_path / "train.csv").write_text('text,category\n"word1, word2",pay\nword3,book\n')
     assert fields.read_sentences(tmp_path, words())["labels"][:] == [1, 0]
@@ -156,6 +190,8 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     assert "0.550 ± 0.050" in printed
     assert "90.0" in printed
     line = "| mutual, two starts | student | 75.5 ± 3.5 | 74.0 ± 4.0 | +1.5 ± 0.5 | 2 of 2 seeds | 1.50 ± 0.00 | 1.75 "
+    assert line in re.sub(" +", " ", printed)
+    line = "| mutual, two starts | student | 1.500 ± 0.000 | 1.750 ± 0.000 | -0.250 ± 0.000 | 2 of 2 seeds |"
     assert line in re.sub(" +", " ", printed)
     assert "| mutual, two starts | exit 0: accuracy | 0.250 ± 0.000 |" in re.sub(" +", " ", printed)
     assert re.search(r"embeddings: chain +\W+ 43.0 +\W+ \+3.0 ", printed)

@@ -1,4 +1,4 @@
-"""What the benchmark of schemes learns: intents of queries, drawings, clothes, embeddings of sentences."""
+"""What the benchmark of schemes learns: intents of queries, drawings, clothes, the next word, embeddings."""
 
 import argparse
 import csv
@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -24,6 +25,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    GPT2Config,
+    GPT2LMHeadModel,
     PrinterCallback,
     ProgressCallback,
     ViTConfig,
@@ -41,6 +44,8 @@ from hf_distill.tasks import PROBLEM_TYPES, Task
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 BLOCKS = [1, 4]  # of an encoder's six, which a student of texts is made of
+PASSAGE = 35  # words
+WIKITEXT = {"train": "valid.txt", "test": "test.txt"}  # what is learned, and measured
 
 
 class Remembering(teachers.ModelTeacher):
@@ -85,6 +90,7 @@ class Field(ABC):
     """
 
     reference: ClassVar[str]  # the run that the others are compared with
+    task: ClassVar[Task] = Task.SINGLE_LABEL
     settings: ClassVar[dict[str, Any]]  # of every student's training
     losses: ClassVar[Any] = None  # of a plan; None: what it takes where none are named
 
@@ -310,6 +316,37 @@ class Clothes(Field):
         )
 
 
+class Words(Field):
+    """The next word of encyclopedia articles (WikiText-2): 1,700 passages are learned and 1,700 other ones measured.
+
+    Students, small GPT-2s, have learned nothing yet; there is no teacher. Other seeds have other passages.
+    """
+
+    reference = "words: labels alone"
+    task = Task.CAUSAL_LM
+    settings: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 10}
+
+    def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
+        super().__init__(arguments, seed)
+        passages, self.vocabulary = read_words(arguments.data / "wikitext2")
+        self.train = passages["train"].shuffle(seed=seed).select(range(1700))
+        self.validation = passages["test"].select(range(1714, 3414))  # settings were chosen on those before
+
+    def another(self) -> Any:
+        shape = {"n_positions": PASSAGE, "n_embd": 128, "n_layer": 2, "n_head": 4}
+        left_out = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
+        ends = {"bos_token_id": None, "eos_token_id": None}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(self.vocabulary), **shape, **left_out, **ends))
+
+    def plan(self, folder: Path, teacher: Any, student: Any = None, **more: Any) -> schemes.Plan:
+        return super().plan(folder, teacher, student, **{"eval_dataset": None, "compute_metrics": None, **more})
+
+    def figures_of(self, model: nn.Module, rows: Dataset) -> dict[str, float]:
+        """Of every word but the first of a passage."""
+        said = logits_of(model, rows, self.collate)[:, :-1]
+        return figures(said.flatten(0, 1), rows["labels"][:][:, 1:].flatten())
+
+
 class Sentences(Field):
     """Embeddings of a bank's customers' questions (Banking77), without labels.
 
@@ -376,6 +413,20 @@ def read_clothes(folder: Path) -> Dataset:
     seen = np.concatenate([found["train_x"], found["test_x"]])[:, None].astype(np.float32) / 127.5 - 1
     labels = np.concatenate([found["train_y"], found["test_y"]]).astype(np.int64)
     return Dataset.from_dict({"pixel_values": seen, "labels": labels}).with_format("torch")
+
+
+def read_words(folder: Path, most: int = 3000) -> tuple[DatasetDict, list[str]]:
+    """Passages of 35 words as numbers, and the most frequent words of those to learn, which all others are none of."""
+    read = {split: (folder / file).read_text(encoding="utf-8").split() for split, file in WIKITEXT.items()}
+    known = [word for word, _ in Counter(["<unk>", *read["train"]]).most_common(most)]
+    numbers = {word: number for number, word in enumerate(known)}
+
+    def passages(said: list[str]) -> Dataset:
+        ids = np.array([numbers.get(word, numbers["<unk>"]) for word in said[: len(said) // PASSAGE * PASSAGE]])
+        rows = ids.reshape(-1, PASSAGE)
+        return Dataset.from_dict({"input_ids": rows, "labels": rows}).with_format("torch")
+
+    return DatasetDict({split: passages(said) for split, said in read.items()}), known
 
 
 def read_drawings(folder: Path, tokenizer: Any) -> tuple[DatasetDict, list[str]]:

@@ -5,11 +5,11 @@
     python examples/benchmarks/schemes.py --seeds                  # only the tables, from the runs that are there
 
 What is learned is in `fields.py`: the intents of 4,000 queries (CLINC150) for most schemes, the categories of
-drawings for pairs of modalities, clothes where students have learned nothing yet, and embeddings of sentences where
-there are no labels at all. Every student that is measured takes as many optimizer steps as the other ones of its
-field; what a scheme needs beside that (assistants, generations, peers, samples) is in its time, which is the
-processor's, over that of the field's first reference. `unlabelled` has further 4,000 queries without labels. A run
-that is finished is not made again.
+drawings for pairs of modalities, clothes and the next word where students have learned nothing yet, and embeddings of
+sentences where there are no labels at all. Every student that is measured takes as many optimizer steps as the other
+ones of its field; what a scheme needs beside that (assistants, generations, peers, samples) is in its time, which is
+the processor's, over that of the field's first reference. `unlabelled` has further 4,000 queries without labels. A
+run that is finished is not made again.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from fields import SHARED, Clothes, CutOut, Drawings, Field, Queries, Remembering, Sentences, logits_of
+from fields import SHARED, Clothes, CutOut, Drawings, Field, Queries, Remembering, Sentences, Words, logits_of
 from measuring import draw_bars, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -35,7 +35,6 @@ from hf_distill import losses, schemes, teachers
 from hf_distill.augment import word_dropout
 from hf_distill.batch import Batch
 from hf_distill.signals import LOGITS
-from hf_distill.tasks import Task
 
 Run = Callable[[Any, Path], nn.Module]
 ALONE = ", alone: accuracy"  # what is noted of something that nobody taught
@@ -111,11 +110,11 @@ class Observed(nn.Module):
 
     def __init__(self, teacher: teachers.Teacher, field: Field) -> None:
         super().__init__()
-        self.teacher = teacher
+        self.teacher, self.task = teacher, field.task
         teacher.prepare(field.student(), frozenset({LOGITS}), torch.device("cpu"), None)
 
     def forward(self, **inputs: Tensor) -> Any:
-        said = self.teacher.observe(Batch(inputs, Task.SINGLE_LABEL))
+        said = self.teacher.observe(Batch(inputs, self.task))
         return SequenceClassifierOutput(logits=said[LOGITS])
 
 
@@ -370,6 +369,11 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "clothes: born_again, of labels": born_of_labels,
         "clothes: mutual": two_peers,
     },
+    Words: {
+        "words: labels alone": by_labels,
+        "words: born_again, of labels": born_of_labels,
+        "words: mutual": two_peers,
+    },
     Sentences: {
         "embeddings: distances and angles": by_distances,
         "embeddings: chain": scheme("chain", sizes=[4]),
@@ -427,34 +431,51 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
             show(header, lines, f"{field.__name__.lower()}: mean ± half the range over the seeds")
         if len(bars) > 1:
             panels[f"accuracy over {field.reference}, points"] = bars
-    inside, taught = [], []
+    inside, taught, in_nats = [], [], []
     for name in [each for each in NAMES if each in by_run]:
         runs = list(by_run[name].values())
         for stage in runs[0]["stages"] if len(runs[0]["stages"]) > 1 else ():
             known = [100 * each["stages"][stage]["accuracy"] for each in runs if "accuracy" in each["stages"][stage]]
             inside += [[name, stage, mean(known, 1)]] if known else []
         pairs = [what.removesuffix(ALONE) for what in runs[0]["noted"] if what.endswith(ALONE)]
-        taught += [[name, what, *beside_alone(what, [each["noted"] for each in runs])] for what in pairs]
+        noted = [each["noted"] for each in runs]
+        taught += [[name, what, *beside_alone(what, noted)] for what in pairs]
+        in_nats += [[name, what, *less_surprised(what, noted)] for what in pairs if f"{what}: surprise" in noted[0]]
         for what in runs[0]["noted"]:
             if not any(what.startswith((f"{pair}: ", f"{pair}, alone: ")) for pair in pairs):
                 inside.append([name, what, mean([each["noted"][what] for each in runs if what in each["noted"]], 3)])
     header = ["run", "what", "taught, %", "alone, %", "points", "better with", "surprise, nats", "alone"]
     show(header, taught, "what is taught, beside the same start that learned the labels alone")
+    header = ["run", "what", "taught, nats", "alone, nats", "difference", "lower with"]
+    show(header, in_nats, "the same: how surprised it is by what is right")
     show(["run", "inside of it", "accuracy, %, of a stage; else as named"], inside, "stages and what a run notes")
     print(draw_bars(picture, panels, line=0.0))
 
 
 def beside_alone(what: str, noted: list[dict[str, float]]) -> list[str]:
     """The figures of something that was taught, and of the same alone, and with how many seeds it is the better."""
+    right, alone = ([100 * each for each in kind] for kind in _paired(what, "accuracy", noted))
+    gained = [one - other for one, other in zip(right, alone, strict=True)]
+    surprised = [mean(each, 2) for each in _paired(what, "surprise", noted)]
+    return [mean(right, 1), mean(alone, 1), mean(gained, 1, sign=True), count(gained, above=True), *surprised]
 
-    def known(name: str) -> list[float]:
-        return [each[name] for each in noted if name in each]
 
-    right = [[100 * each for each in known(f"{what}{kind}: accuracy")] for kind in ("", ", alone")]
-    gained = [one - other for one, other in zip(*right, strict=True)]
-    better = f"{sum(each > 0 for each in gained)} of {len(gained)} seeds"
-    surprised = [mean(known(f"{what}{kind}: surprise"), 2) for kind in ("", ", alone")]
-    return [*(mean(each, 1) for each in right), mean(gained, 1, sign=True), better, *surprised]
+def less_surprised(what: str, noted: list[dict[str, float]]) -> list[str]:
+    """The same of the surprise, of which less is better."""
+    taught, alone = _paired(what, "surprise", noted)
+    lost = [one - other for one, other in zip(taught, alone, strict=True)]
+    return [mean(taught, 3), mean(alone, 3), mean(lost, 3, sign=True), count(lost, above=False)]
+
+
+def _paired(what: str, figure: str, noted: list[dict[str, float]]) -> list[list[float]]:
+    """Of what was taught, and of the same alone, seed by seed."""
+    names = [f"{what}{kind}: {figure}" for kind in ("", ", alone")]
+    return [[each[name] for each in noted if name in each] for name in names]
+
+
+def count(differences: list[float], above: bool) -> str:
+    """How many of them are above 0, or below it."""
+    return f"{sum(each > 0 if above else each < 0 for each in differences)} of {len(differences)} seeds"
 
 
 def mean(values: list[float], digits: int, sign: bool = False) -> str:
@@ -470,7 +491,10 @@ def mean(values: list[float], digits: int, sign: bool = False) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, default=SHARED / "data", help="of clinc150, emoji_pairs, fashion_mnist, banking77"
+        "--data",
+        type=Path,
+        default=SHARED / "data",
+        help="of clinc150, emoji_pairs, fashion_mnist, wikitext2, banking77",
     )
     parser.add_argument("--encoder", type=Path, default=SHARED / "models" / "goemotions_teacher", help="of queries")
     parser.add_argument("--rows", type=int, default=4000)

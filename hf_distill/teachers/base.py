@@ -51,6 +51,10 @@ class Teacher(ABC):
     says_trust: bool = False
     """Whether it says with `TRUST` how much each of its answers counts."""
 
+    averaged_at: float | None = None
+    """The temperature at which its logits stand for the mean of several answers; None: they are one answer, or stand
+    for a mean at any."""
+
     needs_labels: str = ""
     """What of it compares its answers with the labels of training rows, as messages call it."""
 

@@ -38,7 +38,7 @@ class PeerTeacher(Teacher):
         losses: of each peer; None for the labels and, where `both_ways`, soft targets at `temperature` that count
             alike. Where they look at the student's signals, the student's losses must look at the same ones.
         both_ways: whether, where `losses` is None, the peers learn from the student and from one another too.
-        temperature: of the soft targets whose mean is told; with several peers it must be that of the losses.
+        temperature: of the soft targets whose mean is told; with several peers that of the student's losses too.
         learning_rate: of the peers; None for the student's.
         label_map: see `ModelTeacher`.
 
@@ -83,6 +83,7 @@ class PeerTeacher(Teacher):
             losses = [TaskLoss(), alike] if both_ways else [TaskLoss()]
         self._peers = [Learner(model, losses, learning_rate, label_map) for model in self.models]
         self.model, self.shape = self.models[0], self._peers[0].shape
+        self.averaged_at = temperature if len(self.models) > 1 else None
         self.input_names = list(dict.fromkeys(name for model in self.models for name in anatomy.forward_names(model)))
         self._wanted: frozenset[Signal] = frozenset()
         self._seen: list[Signals] = []

@@ -152,7 +152,7 @@ def test_another_second_peer_is_refused(tmp_path):
 
     @schemes.scheme
     def beside(plan):
-        return plan.stage("one", plan.fresh(), PeerTeacher([classifier(seed=seed) for seed in seeds]))
+        return plan.stage("one", plan.fresh(), PeerTeacher([classifier(seed=seed) for seed in seeds], temperature=2.0))
 
     beside(plan(tmp_path))
     seeds[1] = 3

@@ -10,14 +10,14 @@ from hf_distill.batch import IGNORED, Batch
 from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import PeerTeacher
+from hf_distill.teachers import NoisyTeacher, PeerTeacher, Teacher
 
 MUTUAL = [TaskLoss(), SoftTargets(temperature=1.0)]
 STEADY = {"max_grad_norm": 0.5, "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "linear"}
 
 
 def together(folder, peers, student=None, losses=None, **settings):
-    teacher = peers if isinstance(peers, PeerTeacher) else PeerTeacher(peers)
+    teacher = peers if isinstance(peers, Teacher) else PeerTeacher(peers)
     student = classifier() if student is None else student
     return distillation(folder, student, teacher, MUTUAL if losses is None else losses, **{**STEADY, **settings})
 
@@ -218,6 +218,15 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
     two = [classifier(seed=1), classifier(seed=2)]
     with pytest.raises(ValueError, match=r"the losses ask 2 peers for hidden\(0\), hidden\(1\), of which no mean"):
         together(tmp_path, two, losses=[HiddenMSE()])
+    averaged = (
+        "the teacher's answers are averages of several at temperature=1.0, and SoftTargets compares them at 2.0. "
+        "Give both the same: SoftTargets(temperature=1.0), or temperature=2.0 to who averages."
+    )
+    for teacher in (PeerTeacher(two), NoisyTeacher(PeerTeacher(two), sigma=0.1)):
+        with pytest.raises(ValueError, match=exactly(averaged)):
+            together(tmp_path, teacher, losses=[TaskLoss(), SoftTargets(temperature=2.0)])
+    together(tmp_path, PeerTeacher(two, temperature=2.0), losses=[SoftTargets(temperature=2.0)])
+    together(tmp_path, PeerTeacher(two[0]), losses=[SoftTargets(temperature=2.0)])  # of one there is no average
     with pytest.raises(ValueError, match=exactly("PeerTeacher: there is no peer. Pass one model or several.")):
         PeerTeacher([])
     with pytest.raises(ValueError, match="PeerTeacher trains models, and PeerTeacher is none"):
