@@ -71,19 +71,26 @@ def generations(**knobs: Any) -> Run:
     return carried_out
 
 
-def born_of_labels(field: Field, folder: Path) -> nn.Module:
-    """Notes how good generations are, and alone, by the labels, the same starts: one by one and together."""
-    student = schemes.born_again(field.plan(folder, None, student=field.another), generations=3, ensemble=True)
-    with field.aside():
-        born = [teachers.load(str(folder / f"generation_{number}")) for number in (1, 2, 3)]
-        untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in (2, 3)]
-        known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
-        known |= {f"generation {number}, alone": each for number, each in enumerate(untaught, 2)}
-        known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
-        known["all generations, alone"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
-        for name, model in known.items():
-            field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
-    return student
+def born_of_labels(generations: int = 3, weighting: Any = "none") -> Run:
+    """Notes how good generations are, and alone, by the labels, the same starts: one by one, and all together."""
+
+    def carried_out(field: Field, folder: Path) -> nn.Module:
+        plan, together = field.plan(folder, None, student=field.another), weighting == "none"
+        student = schemes.born_again(plan, generations, weighting, ensemble=together)
+        with field.aside():
+            numbers = range(1, generations + 1)
+            born = [teachers.load(str(folder / f"generation_{number}")) for number in numbers]
+            untaught = [_untaught(field, number, folder, seed=field.seed + number - 1) for number in numbers[1:]]
+            known: dict[str, nn.Module] = {f"generation {number}": each for number, each in enumerate(born, 1)}
+            known |= {f"generation {number}, alone": each for number, each in enumerate(untaught, 2)}
+            if together:
+                known["all generations"] = Observed(teachers.EnsembleTeacher(born), field)
+                known["all generations, alone"] = Observed(teachers.EnsembleTeacher([born[0], *untaught]), field)
+            for name, model in known.items():
+                field.noted |= {f"{name}: {what}": value for what, value in field.measure(model).items()}
+        return student
+
+    return carried_out
 
 
 def _untaught(field: Field, number: int, folder: Path, **settings: Any) -> nn.Module:
@@ -333,7 +340,7 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "born_again, ensemble": generations(generations=2, ensemble=True),
         "born_again, cwtm": generations(generations=2, weighting="cwtm"),
         "born_again, dkpp": generations(generations=2, weighting="dkpp"),
-        "born_again, of labels": born_of_labels,
+        "born_again, of labels": born_of_labels(),
         "hints": scheme("hints", share=0.3),
         "two_stage": scheme("two_stage", share=0.5),
         "two_stage, copies": with_copies,
@@ -361,17 +368,19 @@ RUNS: dict[type[Field], dict[str, Run]] = {
         "drawings: soft targets": by_own_drawings,
         "drawings: cross_modal, of words": across("words"),
         "drawings: cross_modal, of another artist": across("other_drawing"),
-        "drawings: born_again, of labels": born_of_labels,
+        "drawings: born_again, of labels": born_of_labels(),
         "drawings: mutual": two_peers,
     },
     Clothes: {
         "clothes: labels alone": by_labels,
-        "clothes: born_again, of labels": born_of_labels,
+        "clothes: born_again, of labels": born_of_labels(),
         "clothes: mutual": two_peers,
     },
     Words: {
         "words: labels alone": by_labels,
-        "words: born_again, of labels": born_of_labels,
+        "words: born_again, of labels": born_of_labels(),
+        "words: born_again, cwtm": born_of_labels(generations=2, weighting="cwtm"),
+        "words: born_again, dkpp": born_of_labels(generations=2, weighting="dkpp"),
         "words: mutual": two_peers,
     },
     Sentences: {

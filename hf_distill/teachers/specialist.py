@@ -207,7 +207,7 @@ class Specialist(ModelTeacher):
 
 
 def _model(given: Any) -> nn.Module:
-    if isinstance(given, ModelTeacher):
+    if type(given) is ModelTeacher:  # a subclass may say something else than its model
         return given.model
     if not isinstance(given, nn.Module):
         raise ValueError(f"SpecialistTeacher: a specialist is a model or its id, not a {type(given).__name__}.")

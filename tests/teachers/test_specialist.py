@@ -11,7 +11,7 @@ from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, SoftTargets
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import CallableTeacher, SpecialistTeacher
+from hf_distill.teachers import CallableTeacher, ModelTeacher, SpecialistTeacher
 from hf_distill.teachers.specialist import Opinion, joint_distribution
 
 CPU = torch.device("cpu")
@@ -229,6 +229,19 @@ def test_a_generalist_alone_has_no_specialists():
         ValueError, match=r"SpecialistTeacher takes a list: the generalist, and one specialist or more\."
     ):
         SpecialistTeacher([classifier()])
+
+
+def test_a_specialist_that_says_something_else_than_its_model_is_refused():
+    class Halved(ModelTeacher):
+        def observe(self, batch):
+            return {LOGITS: super().observe(batch)[LOGITS] / 2}
+
+    generalist, specialist = classifier(num_labels=4).eval(), classifier(num_labels=3).eval()
+    with pytest.raises(
+        ValueError, match=exactly("SpecialistTeacher: a specialist is a model or its id, not a Halved.")
+    ):
+        SpecialistTeacher([generalist, Halved(specialist)], subsets=[[0, 1]])
+    SpecialistTeacher([generalist, ModelTeacher(specialist)], subsets=[[0, 1]])
 
 
 def test_several_labels_and_labels_in_another_order_are_refused(tmp_path):
