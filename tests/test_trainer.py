@@ -1,12 +1,10 @@
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchrun
 from distributed import (
     ALL_LOSSES,
     LABELS,
@@ -59,18 +57,7 @@ CLOCK = ("time", "per_second")
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every run of `distributed` on two real processes, 4 rows each."""
-    folder = tmp_path_factory.mktemp("two")
-    script = str(Path(__file__).with_name("distributed.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, script, str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(folder / "results.pt", weights_only=False)
+    return torchrun.results(Path(__file__).with_name("distributed.py"), tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """Teachers that change, on two processes: the student and what the teacher learned are those of one process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torchrun
 
 from .processes import all_of
 
@@ -15,17 +13,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("processes.py")), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(folder / "results.pt", weights_only=True)
+    return torchrun.results(Path(__file__).with_name("processes.py"), tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
