@@ -181,6 +181,8 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
         "chain|0": one(0.75, 15.0, stages={"assistant_4": {"accuracy": 0.9}, "student": {"accuracy": 0.75}}),
         "embeddings: distances and angles|0": {**one(0.40, 5.0), "noted": {"teacher": 0.6}},
         "embeddings: chain|0": one(0.43, 10.0),
+        "words: labels alone|0": one(0.25, 10.0),
+        "words: mutual|0": one(0.24, 10.0, surprise=0.875),
     }
     benchmark.tables(found, tmp_path / "schemes.png")
     printed = capsys.readouterr().out
@@ -191,6 +193,7 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     assert "90.0" in printed
     line = "| mutual, two starts | student | 75.5 ± 3.5 | 74.0 ± 4.0 | +1.5 ± 0.5 | 2 of 2 seeds | 1.50 ± 0.00 | 1.75 "
     assert line in re.sub(" +", " ", printed)
+    assert "| words: mutual | 24.0 | +0.125 | 0.875 | 1.0 |" in re.sub(" +", " ", printed)
     line = "| mutual, two starts | student | 1.500 ± 0.000 | 1.750 ± 0.000 | -0.250 ± 0.000 | 2 of 2 seeds |"
     assert line in re.sub(" +", " ", printed)
     assert "| mutual, two starts | exit 0: accuracy | 0.250 ± 0.000 |" in re.sub(" +", " ", printed)

@@ -91,6 +91,7 @@ class Field(ABC):
 
     reference: ClassVar[str]  # the run that the others are compared with
     task: ClassVar[Task] = Task.SINGLE_LABEL
+    judged_by: ClassVar[str] = "accuracy"  # or "surprise", of which less is better
     settings: ClassVar[dict[str, Any]]  # of every student's training
     losses: ClassVar[Any] = None  # of a plan; None: what it takes where none are named
 
@@ -324,6 +325,7 @@ class Words(Field):
 
     reference = "words: labels alone"
     task = Task.CAUSAL_LM
+    judged_by = "surprise"
     settings: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 10}
 
     def __init__(self, arguments: argparse.Namespace, seed: int) -> None:

@@ -424,22 +424,25 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
     panels: dict[str, dict[str, tuple[float, float]]] = {}
     for field, functions in RUNS.items():
         reference = by_run.get(field.reference, {})
+        by_accuracy = field.judged_by == "accuracy"
+        scale, digits = (100, 1) if by_accuracy else (-1, 3)
+        gain = f"over {field.reference}, points" if by_accuracy else f"below {field.reference}, nats"
         lines, bars = [], {}
         for name in [each for each in functions if each in by_run]:
             runs = by_run[name]
             seeds = [seed for seed in runs if seed in reference]
-            gained = [100 * (runs[seed]["accuracy"] - reference[seed]["accuracy"]) for seed in seeds]
+            gained = [scale * (runs[seed][field.judged_by] - reference[seed][field.judged_by]) for seed in seeds]
             times = [runs[seed]["seconds"] / reference[seed]["seconds"] for seed in seeds]
-            cells = [mean([100 * each["accuracy"] for each in runs.values()], 1), mean(gained, 1, sign=True)]
+            cells = [mean([100 * each["accuracy"] for each in runs.values()], 1), mean(gained, digits, sign=True)]
             cells += [mean([each["surprise"] for each in runs.values() if "surprise" in each], 3), mean(times, 1)]
             lines.append([name, *cells])
             if gained:
                 bars[name] = (round(statistics.mean(gained), 3), (max(gained) - min(gained)) / 2)
         if lines:
-            header = ["run", "accuracy, %", f"over {field.reference}, points", "surprise, nats", "its time"]
+            header = ["run", "accuracy, %", gain, "surprise, nats", "its time"]
             show(header, lines, f"{field.__name__.lower()}: mean ± half the range over the seeds")
         if len(bars) > 1:
-            panels[f"accuracy over {field.reference}, points"] = bars
+            panels[f"{field.judged_by} {gain}"] = bars
     inside, taught, in_nats = [], [], []
     for name in [each for each in NAMES if each in by_run]:
         runs = list(by_run[name].values())
