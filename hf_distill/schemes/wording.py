@@ -19,6 +19,7 @@ NOT_YET_KNOWN = (
     "start",
     "teacher",
     "teachers",
+    "knobs",
     "rows",
     "content_of_rows",
 )  # in a rehearsal: what is trained or made before comes first
@@ -26,6 +27,7 @@ _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "
 _ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "adam_beta1", "adam_beta2")
 _ALSO += ("adam_epsilon", "optim_args", "lr_scheduler_kwargs", "data_seed", "dataloader_drop_last")
 _ALSO += ("neftune_noise_alpha",)
+_TOLD, _LENGTH = 3, 40  # of the teachers inside, how many are told; and of a knob, how many letters
 _SOME, _BYTES = 64, 2**20  # rows by which data sets are told apart, and of how much at most
 
 
@@ -44,15 +46,22 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
         if teacher in names:
             return names[teacher]
         return Path(name_of(teacher)).name
-    given = inspect.signature(type(teacher).__init__).parameters.values()
-    knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
-    changed = {each.name for each in given if knobs[each.name] != each.default}
-    plain = [f"{name}={knobs[name]!r}" for name in knobs if name in changed and _is_plain(knobs[name])]
     inside = list(teacher.members) or ([] if teacher.model is None else [teacher.model])
-    inner = [in_words(each, names) for each in inside]
+    inner = [str(in_words(each, names)) for each in inside]
     if type(teacher) is ModelTeacher:
-        return str(inner[0])
-    return f"{type(teacher).__name__}({', '.join([*map(str, inner), *plain])})"
+        return inner[0]
+    if len(inner) > _TOLD:
+        inner = [*inner[: _TOLD - 1], f"... {len(inner)} in all"]
+    told = [knob for knob in _changed(teacher) if len(knob) <= _LENGTH]
+    return f"{type(teacher).__name__}({', '.join([*inner, *told])})"
+
+
+def _changed(teacher: Teacher) -> list[str]:
+    """What of a teacher's knobs is not as by default, as it is written."""
+    given = [each for each in inspect.signature(type(teacher).__init__).parameters.values() if each.name != "self"]
+    knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
+    changed = {each.name: knobs[each.name] for each in given if knobs[each.name] != each.default}
+    return [f"{name}={value!r}" for name, value in changed.items() if _is_plain(value)]
 
 
 def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, scheme: str) -> StageFacts:
@@ -70,6 +79,7 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, schem
         **{name: _plain(getattr(args, name)) for name in _ALSO},
         "start": digest(trainer.model, leave_out="objective."),
         "teachers": _weights(trainer.teacher),
+        "knobs": [_changed(each) for each in everybody(trainer.teacher)],
     }
     facts = trainer.own_facts()
     losses = [f"{each['name']}({_knobs(each['config'])}), weight {each['weight']}" for each in facts.losses]

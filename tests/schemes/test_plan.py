@@ -147,6 +147,15 @@ def test_other_rows_and_another_second_teacher_are_refused(tmp_path):
     twice(plan(tmp_path, teacher=EnsembleTeacher([one, two]), data=again, resume=True))
 
 
+def test_a_knob_that_is_too_long_for_the_words_is_compared_too(tmp_path):
+    models = [classifier(seed=seed).eval() for seed in (1, 2)]
+    weights = [[0.1234567890123456, 0.8765432109876544], [0.1234567890123457, 0.8765432109876543]]
+    twice(plan(tmp_path, teacher=EnsembleTeacher(models, weights=weights[0])))
+    with pytest.raises(ValueError, match=r"first was begun with settings {'knobs': .*Resume with what it was"):
+        twice(plan(tmp_path, teacher=EnsembleTeacher(models, weights=weights[1]), resume=True))
+    twice(plan(tmp_path, teacher=EnsembleTeacher(models, weights=weights[0]), resume=True))
+
+
 def test_another_second_peer_is_refused(tmp_path):
     seeds = [1, 2]
 

@@ -27,3 +27,13 @@ def test_the_stage_that_made_it_or_where_its_weights_are_from(tmp_path):
     assert in_words(Rules(), names) == "Rules()"
     together = EnsembleTeacher([made, PermutedTeacher(loaded, seed=3)])
     assert in_words(together, names) == "EnsembleTeacher(generation_1, PermutedTeacher(my-teacher, seed=3))"
+
+
+def test_of_many_teachers_and_long_knobs_the_words_are_short():
+    models = [classifier(seed=seed) for seed in range(4)]
+    names = {model: f"generation_{number}" for number, model in enumerate(models, 1)}
+    three = EnsembleTeacher(models[:3], mean="probabilities", weights=[0.5, 0.25, 0.25])
+    told = "generation_1, generation_2, generation_3, mean='probabilities', weights=[0.5, 0.25, 0.25]"
+    assert in_words(three, names) == f"EnsembleTeacher({told})"
+    four = EnsembleTeacher(models, mean="logits", weights=[0.1234567890123456, 0.2, 0.3, 0.3765432109876544])
+    assert in_words(four, names) == "EnsembleTeacher(generation_1, generation_2, ... 4 in all, mean='logits')"
