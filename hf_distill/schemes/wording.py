@@ -9,20 +9,15 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
+from hf_distill.recipe.portable import without_folders
 from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import CachedTeacher, ModelTeacher, Nobody, Teacher
 from hf_distill.teachers.given import everybody, name_of
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.weights import digest
 
-NOT_YET_KNOWN = (
-    "start",
-    "teacher",
-    "teachers",
-    "knobs",
-    "rows",
-    "content_of_rows",
-)  # in a rehearsal: what is trained or made before comes first
+# what is not compared in a rehearsal: what is trained or made before comes first
+NOT_YET_KNOWN = ("start", "teacher", "teachers", "knobs", "rows", "content_of_rows")
 _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
 _ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "adam_beta1", "adam_beta2")
 _ALSO += ("adam_epsilon", "optim_args", "lr_scheduler_kwargs", "data_seed", "dataloader_drop_last")
@@ -46,7 +41,7 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
         if teacher in names:
             return names[teacher]
         return Path(name_of(teacher)).name
-    inside = list(teacher.members) or ([] if teacher.model is None else [teacher.model])
+    inside = list(teacher.members) or teacher.models
     inner = [str(in_words(each, names)) for each in inside]
     if type(teacher) is ModelTeacher:
         return inner[0]
@@ -57,11 +52,13 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
 
 
 def _changed(teacher: Teacher) -> list[str]:
-    """What of a teacher's knobs is not as by default, as it is written."""
-    given = [each for each in inspect.signature(type(teacher).__init__).parameters.values() if each.name != "self"]
+    """What of a teacher's knobs is not as by default, as it is written but for folders; models are no knobs."""
+    parameters = inspect.signature(type(teacher).__init__).parameters
+    given = [each for name, each in parameters.items() if name not in ("self", "teacher", "teachers", "model")]
     knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
     changed = {each.name: knobs[each.name] for each in given if knobs[each.name] != each.default}
-    return [f"{name}={value!r}" for name, value in changed.items() if _is_plain(value)]
+    plain = without_folders({name: value for name, value in changed.items() if _is_plain(value)})
+    return [f"{name}={value!r}" for name, value in plain.items()]
 
 
 def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, scheme: str) -> StageFacts:

@@ -3,7 +3,7 @@
 from runs import classifier
 
 from hf_distill.schemes.wording import in_words
-from hf_distill.teachers import EnsembleTeacher, ModelTeacher, Nobody, PermutedTeacher, Teacher
+from hf_distill.teachers import EnsembleTeacher, ModelTeacher, Nobody, PeerTeacher, PermutedTeacher, Teacher
 
 
 class Rules(Teacher):
@@ -27,6 +27,22 @@ def test_the_stage_that_made_it_or_where_its_weights_are_from(tmp_path):
     assert in_words(Rules(), names) == "Rules()"
     together = EnsembleTeacher([made, PermutedTeacher(loaded, seed=3)])
     assert in_words(together, names) == "EnsembleTeacher(generation_1, PermutedTeacher(my-teacher, seed=3))"
+
+
+def test_no_folder_is_told(tmp_path):
+    class Written(ModelTeacher):
+        def __init__(self, model, notes):
+            super().__init__(model)
+            self.notes = notes
+
+    for name in ("one", "two"):
+        classifier().save_pretrained(tmp_path / name)
+    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert in_words(PeerTeacher(folders[0]), {}) == "PeerTeacher(one)"
+    assert in_words(PeerTeacher(folders, temperature=2.0), {}) == "PeerTeacher(one, two, temperature=2.0)"
+    assert in_words(EnsembleTeacher(folders), {}) == "EnsembleTeacher(one, two)"
+    written = Written(classifier(), str(tmp_path / "notes"))
+    assert in_words(written, {}) == "Written(BertForSequenceClassification, notes='notes')"
 
 
 def test_of_many_teachers_and_long_knobs_the_words_are_short():
