@@ -105,17 +105,21 @@ def check_same(found: StageFacts, wanted: StageFacts, folder: Path, but: Sequenc
 
 
 def table(facts: Sequence[StageFacts]) -> RenderableType:
-    """The stages for the terminal; a student that is the same in all of them is told once, above."""
-    students = {fact.student for fact in facts if fact.student}
-    alike = len(students) == 1
+    """The stages for the terminal; what the students are is told above, once for all that are the same."""
+    students: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact.student:
+            students.setdefault(fact.student, []).append(fact.name)
+    who = ["student"] if len(students) == 1 else [", ".join(names) for names in students.values()]
+    told = [Text(f"{names}: {student}") for names, student in zip(who, students, strict=True)]
     grid = Table(box=None)
     head, rows = _cells(facts)
-    shown = [place for place, name in enumerate(head) if name != "student" or not alike]
-    for place in shown:
-        grid.add_column(head[place], justify="left" if head[place] in _TEXT else "right", overflow="fold")
+    shown = [place for place, name in enumerate(head) if name != "student"]
+    for name in [head[place] for place in shown]:
+        grid.add_column(name, justify="left" if name in _TEXT else "right", overflow="fold", no_wrap=name == "stage")
     for row in rows:
         grid.add_row(*(escape(row[place]) for place in shown))
-    return Group(Text(f"student: {students.pop()}"), grid) if alike else grid
+    return Group(*told, grid)
 
 
 def markdown(facts: Sequence[StageFacts]) -> str:

@@ -13,6 +13,7 @@ from hf_distill.recipe.portable import without_folders
 from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import CachedTeacher, ModelTeacher, Nobody, Teacher
 from hf_distill.teachers.given import everybody, name_of
+from hf_distill.teachers.specialist import Specialist
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.weights import digest
 
@@ -43,7 +44,7 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
         return Path(name_of(teacher)).name
     inside = list(teacher.members) or teacher.models
     inner = [str(in_words(each, names)) for each in inside]
-    if type(teacher) is ModelTeacher:
+    if type(teacher) in (ModelTeacher, Specialist):
         return inner[0]
     if len(inner) > _TOLD:
         inner = [*inner[: _TOLD - 1], f"... {len(inner)} in all"]

@@ -72,7 +72,18 @@ def test_tables() -> None:
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines[0] == ["student:", "Bert"]
     assert lines[-1] == ["second", "nobody", "3", "-", "-", "0.2500"]
-    console.print(stages.table([FIRST, dataclasses.replace(SECOND, student="[b]other[/b]")]))
+    third = dataclasses.replace(SECOND, name="third")
+    others = [dataclasses.replace(each, student="[b]other[/b]") for each in (SECOND, third)]
+    console.print(stages.table([FIRST, *others]))
     lines = [line.split() for line in console.export_text().splitlines()]
-    assert lines[-2][:3] == ["first", "teacher", "Bert"]
-    assert lines[-1][:3] == ["second", "nobody", "[b]other[/b]"]
+    assert lines[:2] == [["first:", "Bert"], ["second,", "third:", "[b]other[/b]"]]
+    assert lines[2][:4] == ["stage", "teacher", "steps", "seconds"]
+    assert lines[3][:2] == ["first", "teacher"]
+
+
+def test_no_name_of_a_stage_is_torn_on_a_narrow_screen() -> None:
+    told = "SpecialistTeacher(BertForSequenceClassification, specialist_1, ... 11 in all)"
+    long = dataclasses.replace(FIRST, name="student_of_ensemble", teacher=told)
+    console = Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(stages.table([long]))
+    assert " student_of_ensemble  " in console.export_text()
