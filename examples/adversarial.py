@@ -2,10 +2,10 @@
 
     python examples/adversarial.py --iterations 10
 
-`moved` shows what the moves do to the teacher's probabilities of some texts. The algorithm:
+`moved` shows what moves do to the teacher's probabilities. The algorithm, in which a falls to 1 and b to 0:
 
     for each batch:
-        x = the texts that both models get right; k = a label of each, drawn by how unsure the teacher is of it
+        k = a label of each text, drawn by how unsure the teacher is of it; x = the texts where both get k right
         while the teacher decides k as before, at most `--iterations` times:
             x moves in embedding space along the gradient of the teacher's score of k, towards the other decision
         the student minimises CE(labels) + a * KL(teacher || student) + b * KL(teacher(x) || student(x))

@@ -11,8 +11,9 @@ layer's hidden states. The validation file says how good the student is on real 
 The algorithm:
 
     for each round:
-        rows = inputs that minimise CE(teacher's own decision) - entropy of the batch's mean answer
-               + distance from published layer statistics - disagreement of teacher and student (generator)
+        rows = embeddings that minimise CE(teacher's own decision) - entropy of the batch's mean answer
+               + distance from published layer statistics - disagreement of teacher and student (generator),
+               or texts that a language model samples
         the student minimises KL(teacher(rows) || student(rows))
 """
 

@@ -7,7 +7,7 @@ are, so that the quality that the table tells of it is that of an untrained head
 
 The algorithm:
 
-    1. the student up to its guided block, and a regressor r, minimise |hint of the teacher - r(guided block)|^2
+    1. the student up to its guided block (and a regressor r, if widths differ) minimises |hint - r(guided block)|^2
     2. the whole student, from there, minimises CE(labels, student) + KL(teacher || student)
 """
 

@@ -7,7 +7,7 @@ labels come from; all but the first begin with a head of their own.
 
 The algorithm:
 
-    for each batch, for each student i:
+    for each batch, when all have predicted, for each student i:
         L_i = CE(labels, p_i) + mean over the others j of KL(p_j || p_i)
         one step of student i's own optimizer on L_i
 """

@@ -6,7 +6,7 @@ Here the teacher begins as it was before it was fine-tuned: its head is drawn an
 
 The algorithm:
 
-    for each batch:
+    for each batch, when both have predicted:
         one step of the teacher on CE(labels, teacher)
         one step of the student on CE(labels, student) + KL(teacher || student)
 """

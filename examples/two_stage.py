@@ -8,9 +8,9 @@ Copies have no labels: the teacher says what they are.
 
 The algorithm:
 
-    copies = the rows with words replaced, `--samples` times
-    1. the student minimises MSE(embeddings) + sum over its layers of MSE(hidden states) + MSE(attention)
-    2. the student minimises CE(softmax(teacher's logits), softmax(student's logits))
+    texts = the rows, and copies of each with words replaced
+    1. on them the student minimises MSE(embeddings) + sum over its layers of MSE(hidden states) + MSE(attention)
+    2. on them the student minimises KL(teacher's answers || student's answers)
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

@@ -8,7 +8,7 @@ With `--labelled 100` the labels of so many rows are read as well. A recipe says
 The algorithm:
 
     for each pass, with its confidence c:
-        the student minimises KL(teacher || student) over the texts that the teacher is sure of by c
+        the student minimises KL(teacher || student) over the labels of texts that the teacher is sure of by c
 """
 
 from multilabel_distilbert import compute_metrics, load, parser, settings

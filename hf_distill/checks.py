@@ -4,7 +4,7 @@ Each message names what was found and the call that cures it.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
@@ -256,3 +256,25 @@ def _check_embedded(dataset: datasets.Dataset, models: Mapping[str, nn.Module | 
             )
         if positions is not None and length > positions:
             raise ValueError(f"{name} has {length} embeddings in a row, and the {who} takes {positions}. Make fewer.")
+
+
+def check_temperature(losses: Iterable[Any], mean: float | None, task: Task) -> None:
+    """Refuses losses that soften a mean of several answers otherwise than the answers were softened.
+
+    Args:
+        losses: that look at it.
+        mean: `Teacher.compared_at` of who says it.
+        task: in regression nothing is softened.
+
+    Raises:
+        ValueError: a loss has another temperature.
+    """
+    if mean is None or task is Task.REGRESSION:
+        return
+    for loss in losses:
+        name, own = type(loss).__name__, loss.config.get("temperature", mean)
+        if loss.asks_teacher and own != mean:
+            raise ValueError(
+                f"the teacher's answers are averages of several at temperature={mean}, and {name} compares them at "
+                f"{own}. Give both the same: {name}(temperature={mean}), or temperature={own} to who averages."
+            )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_distill import anatomy, students
+from hf_distill import anatomy, checks, students
 from hf_distill.capture import Capture
 from hf_distill.config import DistillationConfig
 from hf_distill.losses import Loss
@@ -81,7 +81,9 @@ def pair(
     teacher.prepare(student, frozenset(wanted), args.device, tokenizer)
     _check_top_k(objective, mine, teacher)
     _check_trust(objective, teacher)
-    _check_temperature(objective, teacher)
+    for number, who in ((None, teacher), *enumerate(teacher.members)):
+        heard = [loss for loss in objective if loss.teacher == number]
+        checks.check_temperature(heard, who.compared_at, task)
     capture = Capture(student, objective.wanted_of_student | answers)
     _check_maps(student, objective)
     return Pair(task, objective, capture, mine.causal or (theirs is not None and theirs.causal))
@@ -105,18 +107,6 @@ def _check_trust(objective: Objective, teacher: Teacher) -> None:
         raise ValueError(
             f"{type(related).__name__} compares the rows of a batch with one another, and {type(teacher).__name__} "
             "says how much each row counts. Use losses that compare example by example, such as SoftTargets."
-        )
-
-
-def _check_temperature(objective: Objective, teacher: Teacher) -> None:
-    """A mean of several answers is one at a single temperature."""
-    mean = teacher.averaged_at
-    compared = {type(each).__name__: each.config.get("temperature", mean) for each in objective if each.asks_teacher}
-    name, other = next(((name, found) for name, found in compared.items() if found != mean), ("", None))
-    if mean is not None and name:
-        raise ValueError(
-            f"the teacher's answers are averages of several at temperature={mean}, and {name} compares them at "
-            f"{other}. Give both the same: {name}(temperature={mean}), or temperature={other} to who averages."
         )
 
 

@@ -96,7 +96,7 @@ class DistillationTrainer(Trainer):
         """The losses where none were given: labels and soft targets in equal parts, or the last hidden state."""
         if task is Task.EMBEDDING:
             return [HiddenCosine("last")]
-        return [TaskLoss(weight=0.5), SoftTargets(temperature=2.0, weight=0.5)]
+        return [TaskLoss(weight=0.5), SoftTargets(temperature=self.teacher.compared_at or 2.0, weight=0.5)]
 
     def compute_loss(
         self,

@@ -26,7 +26,7 @@ def training_facts(trainer: Trainer) -> CardFacts:
         task=str(trainer.task),
         student=", ".join([f"{type(student).__name__}, {shape.layers} layers, width {shape.width}", *learning]),
         **teacher_facts(trainer.teacher),
-        losses=[_loss(loss) for loss in trainer.objective],
+        losses=[loss_facts(loss) for loss in trainer.objective],
         labels=[names[index] for index in sorted(names)] if names else [],
         train_split="train",
         train_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
@@ -64,7 +64,8 @@ def adapters_of(model: Any) -> str:
     return f"{trained:,} weights trained ({model.active_peft_config.peft_type.value})"
 
 
-def _loss(loss: Any) -> dict[str, Any]:
+def loss_facts(loss: Any) -> dict[str, Any]:
+    """A loss as a card tells it: name, weight, config and citation; a weight that changes is told in words."""
     return {
         "name": type(loss).__name__,
         "weight": _weight(loss.weight),

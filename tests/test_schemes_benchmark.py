@@ -184,6 +184,11 @@ def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
         "words: labels alone|0": one(0.25, 10.0),
         "words: mutual|0": one(0.24, 10.0, surprise=0.875),
     }
+    unknown = found["mutual, two starts|1"]["noted"].pop("student: surprise")
+    benchmark.tables(found, tmp_path / "schemes.png")
+    line = "| mutual, two starts | student | 1.500 | 1.750 | -0.250 | 1 of 1 seeds |"
+    assert line in re.sub(" +", " ", capsys.readouterr().out)
+    found["mutual, two starts|1"]["noted"]["student: surprise"] = unknown
     benchmark.tables(found, tmp_path / "schemes.png")
     printed = capsys.readouterr().out
     assert "+0.5 ± 1.5" in printed

@@ -452,7 +452,9 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
         pairs = [what.removesuffix(ALONE) for what in runs[0]["noted"] if what.endswith(ALONE)]
         noted = [each["noted"] for each in runs]
         taught += [[name, what, *beside_alone(what, noted)] for what in pairs]
-        in_nats += [[name, what, *less_surprised(what, noted)] for what in pairs if f"{what}: surprise" in noted[0]]
+        in_nats += [
+            [name, what, *less_surprised(what, noted)] for what in pairs if _paired(what, "surprise", noted)[0]
+        ]
         for what in runs[0]["noted"]:
             if not any(what.startswith((f"{pair}: ", f"{pair}, alone: ")) for pair in pairs):
                 inside.append([name, what, mean([each["noted"][what] for each in runs if what in each["noted"]], 3)])
@@ -480,9 +482,10 @@ def less_surprised(what: str, noted: list[dict[str, float]]) -> list[str]:
 
 
 def _paired(what: str, figure: str, noted: list[dict[str, float]]) -> list[list[float]]:
-    """Of what was taught, and of the same alone, seed by seed."""
+    """Of what was taught, and of the same alone, seed by seed, where both are known."""
     names = [f"{what}{kind}: {figure}" for kind in ("", ", alone")]
-    return [[each[name] for each in noted if name in each] for name in names]
+    known = [each for each in noted if all(name in each for name in names)]
+    return [[each[name] for each in known] for name in names]
 
 
 def count(differences: list[float], above: bool) -> str:

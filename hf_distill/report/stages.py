@@ -19,7 +19,7 @@ from hf_distill.report.digits import number
 from hf_distill.report.markdown import cell
 
 _VERSION = 1
-_WHAT_IT_IS = ("teacher", "student", "losses", "settings")
+_WHAT_IT_IS = ("student", "losses", "settings")  # who taught is among the settings, in more than words
 
 
 @dataclasses.dataclass

@@ -71,7 +71,8 @@ def judged(
     args = copy.copy(args)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder
-        judge = Judge(student, teacher, [SoftTargets()], args, **{**trainer_kwargs, "peft_config": None})
+        heard = [SoftTargets(temperature=teacher.compared_at or 2.0)]
+        judge = Judge(student, teacher, heard, args, **{**trainer_kwargs, "peft_config": None})
         if watch is not None and not only_checks:
             watch(judge)
         found = {} if only_checks else measured(judge)

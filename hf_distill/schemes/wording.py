@@ -2,23 +2,27 @@
 
 import inspect
 from collections.abc import Mapping
+from enum import Enum
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 
+from hf_distill.losses import Loss
 from hf_distill.recipe.portable import without_folders
 from hf_distill.report.stages import StageFacts
 from hf_distill.teachers import CachedTeacher, ModelTeacher, Nobody, Teacher
 from hf_distill.teachers.given import everybody, name_of
 from hf_distill.teachers.specialist import Specialist
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training_facts import loss_facts
 from hf_distill.weights import digest
 
 # what is not compared in a rehearsal: what is trained or made before comes first
-NOT_YET_KNOWN = ("start", "teacher", "teachers", "knobs", "rows", "content_of_rows")
+NOT_YET_KNOWN = ("start", "teachers", "knobs", "rows", "content_of_rows")
 _ALSO = ("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "balance")
 _ALSO += ("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "adam_beta1", "adam_beta2")
 _ALSO += ("adam_epsilon", "optim_args", "lr_scheduler_kwargs", "data_seed", "dataloader_drop_last")
@@ -28,7 +32,7 @@ _SOME, _BYTES = 64, 2**20  # rows by which data sets are told apart, and of how 
 
 
 def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
-    """A teacher in words: the stage that made it, or where its weights are from; None: nobody.
+    """A teacher in a few words: the stage that made it, or where its weights are from; None: nobody.
 
     Args:
         teacher: a model, its id, a `Teacher`, or None.
@@ -37,29 +41,46 @@ def in_words(teacher: Any, names: Mapping[nn.Module, str]) -> str | None:
     if teacher is None or isinstance(teacher, Nobody):
         return None
     if isinstance(teacher, str):
-        return teacher
+        return str(without_folders(teacher))
     if not isinstance(teacher, Teacher):
         if teacher in names:
             return names[teacher]
         return Path(name_of(teacher)).name
-    inside = list(teacher.members) or teacher.models
-    inner = [str(in_words(each, names)) for each in inside]
+    inner = [str(in_words(each, names)) for each in teacher.members or teacher.models]
     if type(teacher) in (ModelTeacher, Specialist):
         return inner[0]
     if len(inner) > _TOLD:
         inner = [*inner[: _TOLD - 1], f"... {len(inner)} in all"]
-    told = [knob for knob in _changed(teacher) if len(knob) <= _LENGTH]
-    return f"{type(teacher).__name__}({', '.join([*inner, *told])})"
+    changed = [f"{name}={value!r}" for name, value in _knobs_of(teacher).items() if _is_plain(value)]
+    return f"{type(teacher).__name__}({', '.join([*inner, *(knob for knob in changed if len(knob) <= _LENGTH)])})"
 
 
-def _changed(teacher: Teacher) -> list[str]:
-    """What of a teacher's knobs is not as by default, as it is written but for folders; models are no knobs."""
+def _knobs_of(teacher: Teacher) -> dict[str, Any]:
+    """What of a teacher's own arguments is not as by default, without folders, models and how it is run."""
     parameters = inspect.signature(type(teacher).__init__).parameters
-    given = [each for name, each in parameters.items() if name not in ("self", "teacher", "teachers", "model")]
-    knobs = {each.name: getattr(teacher, each.name, each.default) for each in given}
-    changed = {each.name: knobs[each.name] for each in given if knobs[each.name] != each.default}
-    plain = without_folders({name: value for name, value in changed.items() if _is_plain(value)})
-    return [f"{name}={value!r}" for name, value in plain.items()]
+    left_out = {"self", "teacher", "teachers", "model"} | teacher.how_it_runs
+    given = {name: getattr(teacher, name, each.default) for name, each in parameters.items() if name not in left_out}
+    known = {name: _told(value) for name, value in given.items() if value is not parameters[name].default}
+    return {name: value for name, value in known.items() if value != _told(parameters[name].default)}
+
+
+def _told(value: Any) -> Any:
+    """As JSON has it, the same in another process."""
+    if isinstance(value, Mapping):
+        return {str(name): _told(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(_told, value), key=repr)
+    if isinstance(value, Enum):
+        return _told(value.value)
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    if isinstance(value, Loss):
+        return _loss(loss_facts(value))
+    if value is None or isinstance(value, str | int | float | Path):
+        return without_folders(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, scheme: str) -> StageFacts:
@@ -77,11 +98,10 @@ def stage_of(name: str, trainer: DistillationTrainer, teacher: str | None, schem
         **{name: _plain(getattr(args, name)) for name in _ALSO},
         "start": digest(trainer.model, leave_out="objective."),
         "teachers": _weights(trainer.teacher),
-        "knobs": [_changed(each) for each in everybody(trainer.teacher)],
+        "knobs": [[type(each).__name__, _knobs_of(each)] for each in everybody(trainer.teacher)],
     }
     facts = trainer.own_facts()
-    losses = [f"{each['name']}({_knobs(each['config'])}), weight {each['weight']}" for each in facts.losses]
-    return StageFacts(name, teacher, str(facts.student), losses, settings)
+    return StageFacts(name, teacher, str(facts.student), [_loss(each) for each in facts.losses], settings)
 
 
 def making_of(plan: Any) -> dict[str, Any]:
@@ -128,5 +148,6 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)  # of an enum
 
 
-def _knobs(config: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in config.items())
+def _loss(facts: Mapping[str, Any]) -> str:
+    knobs = ", ".join(f"{name}={value!r}" for name, value in facts["config"].items())
+    return f"{facts['name']}({knobs}), weight {facts['weight']}"

@@ -51,9 +51,11 @@ class Teacher(ABC):
     says_trust: bool = False
     """Whether it says with `TRUST` how much each of its answers counts."""
 
-    averaged_at: float | None = None
-    """The temperature at which its logits stand for the mean of several answers; None: they are one answer, or stand
-    for a mean at any."""
+    compared_at: float | None = None
+    """The only temperature at which losses may soften its logits, where they stand for a mean at that; None: any."""
+
+    how_it_runs: frozenset[str] = frozenset()
+    """Arguments of its own that change nothing of what it says: a scheme may be resumed with others."""
 
     needs_labels: str = ""
     """What of it compares its answers with the labels of training rows, as messages call it."""

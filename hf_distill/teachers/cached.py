@@ -67,6 +67,8 @@ class CachedTeacher(Teacher):
         ValueError: neither a model nor a finished cache; another model than the one that filled it; a damaged cache.
     """
 
+    how_it_runs = frozenset({"folder", "missing", "dtype", "batch_size"})
+
     def __init__(
         self,
         folder: str | Path,

@@ -110,6 +110,8 @@ class EnsembleTeacher(Teacher):
         ValueError: fewer than two teachers, or knobs that do not fit them.
     """
 
+    how_it_runs = frozenset({"one_at_a_time", "devices"})
+
     def __init__(
         self,
         teachers: Sequence[Any],

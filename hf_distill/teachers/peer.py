@@ -9,9 +9,10 @@ from transformers import TrainingArguments
 
 from hf_distill import anatomy
 from hf_distill.batch import Batch
+from hf_distill.checks import check_temperature
 from hf_distill.losses import Loss, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, Signal, Signals
-from hf_distill.tasks import Task
+from hf_distill.tasks import Task, find_task
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.ensemble import mean_answer
 from hf_distill.teachers.learner import Learner, weight_like_labels
@@ -38,7 +39,7 @@ class PeerTeacher(Teacher):
         losses: of each peer; None for the labels and, where `both_ways`, soft targets at `temperature` that count
             alike. Where they look at the student's signals, the student's losses must look at the same ones.
         both_ways: whether, where `losses` is None, the peers learn from the student and from one another too.
-        temperature: of the soft targets whose mean is told; with several peers that of the student's losses too.
+        temperature: of the soft targets whose mean is told; with several peers that of all losses that hear it.
         learning_rate: of the peers; None for the student's.
         label_map: see `ModelTeacher`.
 
@@ -83,7 +84,7 @@ class PeerTeacher(Teacher):
             losses = [TaskLoss(), alike] if both_ways else [TaskLoss()]
         self._peers = [Learner(model, losses, learning_rate, label_map) for model in self.models]
         self.model, self.shape = self.models[0], self._peers[0].shape
-        self.averaged_at = temperature if len(self.models) > 1 else None
+        self.compared_at = temperature if len(self.models) > 1 else None
         self.input_names = list(dict.fromkeys(name for model in self.models for name in anatomy.forward_names(model)))
         self._wanted: frozenset[Signal] = frozenset()
         self._seen: list[Signals] = []
@@ -105,6 +106,7 @@ class PeerTeacher(Teacher):
                 "can be taken. Use losses on logits, or one peer."
             )
         for peer in self._peers:
+            check_temperature(peer.objective, self.compared_at, find_task(anatomy.unwrap(peer.model)))
             peer.prepare(student, wanted, device, tokenizer, anatomy.describe(student))
 
     def check_training(self, args: TrainingArguments) -> None:

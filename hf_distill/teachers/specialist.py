@@ -113,7 +113,7 @@ class SpecialistTeacher(Wrapper):
             raise ValueError("SpecialistTeacher takes a list: the generalist, and one specialist or more.")
         super().__init__(teachers[0])
         self.teachers, self.probable = teachers, probable
-        self.specialists = [Specialist(load(each) if isinstance(each, str) else _model(each)) for each in teachers[1:]]
+        self.specialists = [_specialist(each) for each in teachers[1:]]
         self.members = (self.teacher, *self.specialists)
         if probable < 1:
             raise ValueError(f"SpecialistTeacher: probable is {probable}; it must be at least 1.")
@@ -206,12 +206,14 @@ class Specialist(ModelTeacher):
         return None
 
 
-def _model(given: Any) -> nn.Module:
-    if type(given) is ModelTeacher:  # a subclass may say something else than its model
-        return given.model
+def _specialist(given: Any) -> Specialist:
+    if isinstance(given, str):
+        return Specialist(load(given))
+    if type(given) in (ModelTeacher, Specialist):  # a subclass may say something else than its model
+        return Specialist(given.model, tokenizer=given.tokenizer)
     if not isinstance(given, nn.Module):
         raise ValueError(f"SpecialistTeacher: a specialist is a model or its id, not a {type(given).__name__}.")
-    return given
+    return Specialist(given)
 
 
 def _rows(batch: Batch, kept: Tensor) -> Batch:

@@ -74,8 +74,8 @@ class Wrapper(Teacher):
         return next((each.needs_labels for each in self.members if each.needs_labels), "")
 
     @property
-    def averaged_at(self) -> float | None:  # type: ignore[override]
-        return self.teacher.averaged_at
+    def compared_at(self) -> float | None:  # type: ignore[override]
+        return self.teacher.compared_at
 
     @property
     def says_trust(self) -> bool:  # type: ignore[override]

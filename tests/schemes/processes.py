@@ -1,4 +1,4 @@
-"""Every scheme, on one process or two: what the student and everything beside it became, and after a cut.
+"""Every scheme, on one process or two: what the student and the models beside it became, and after a cut.
 
     torchrun --nproc_per_node 2 tests/schemes/processes.py FOLDER
 
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PrinterCallback
+from transformers import DataCollatorWithPadding, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,10 +31,12 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 DATA = rows(32)
+CUT = 5  # steps: in the middle of a stage of each scheme
 SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2, "optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "use_cpu": True,
     "per_device_eval_batch_size": 4, "disable_tqdm": True, "report_to": "none", "max_grad_norm": 0.2,
-    "save_strategy": "epoch", "logging_steps": 1,
+    "save_strategy": "steps", "save_steps": 1, "logging_steps": 1,
+    "dataloader_drop_last": True,  # a batch that is cut short is filled up where there are two processes
 }  # fmt: skip
 
 
@@ -54,8 +57,8 @@ PAIRS = DATA.add_column("teacher_input_ids", DATA["input_ids"][:]).add_column(
 )
 NO_TEACHER: dict[str, Any] = {"teacher": None}
 NO_TEXTS: dict[str, Any] = {"train_dataset": None, "student": lambda: students.keep_layers(deep(4, seed=1), [1, 3])}
-TWO: dict[str, Any] = {"teacher": lambda: EnsembleTeacher([deep(4, seed=1), deep(3, seed=2)], mean="probabilities",
-                                                          temperature=2.0)}  # fmt: skip
+MEAN: dict[str, Any] = {"mean": "probabilities", "temperature": 2.0}
+TWO: dict[str, Any] = {"teacher": lambda: EnsembleTeacher([deep(4, seed=1), deep(3, seed=2)], **MEAN)}
 RUNS: dict[str, tuple[Callable[[schemes.Plan], Any], dict[str, Any]]] = {
     "adversarial": (lambda plan: schemes.adversarial(plan, iterations=3), {}),
     "augmented_self": (lambda plan: schemes.augmented_self(plan, share=0.4), NO_TEACHER),
@@ -79,17 +82,25 @@ RUNS: dict[str, tuple[Callable[[schemes.Plan], Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def plan_of(folder: Path, batch: int, after: int = -1, resume: bool = False, **more: Any) -> schemes.Plan:
-    """`after` so many steps of all stages the plug is pulled."""
+class Counting(TrainerCallback):
+    """Steps of all stages."""
+
+    steps = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps += 1
+
+
+def plan_of(folder: Path, batch: int, *callbacks: TrainerCallback, resume: bool = False, **more: Any) -> schemes.Plan:
     given = {"student": lambda: deep(2), "teacher": lambda: deep(4, seed=1), "train_dataset": DATA,
              "eval_dataset": DATA.select(range(9)), **more}  # fmt: skip
     student, teacher = (given.pop(name) for name in ("student", "teacher"))
     args = DistillationConfig(str(folder), per_device_train_batch_size=batch, **SETTINGS)
-    stop = Stop(after)
 
     def watch(trainer: DistillationTrainer) -> None:
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(stop)
+        for each in callbacks:
+            trainer.add_callback(each)
 
     kwargs = {"data_collator": DataCollatorWithPadding(words()), "compute_metrics": compute_metrics("single_label")}
     kwargs |= {"processing_class": words(), "console": Console(quiet=True), "watch": watch, **given}
@@ -97,24 +108,28 @@ def plan_of(folder: Path, batch: int, after: int = -1, resume: bool = False, **m
 
 
 def outcome(name: str, folder: Path, batch: int) -> dict[str, Any]:
-    """The student, and whether one is the same that was cut off in the middle of a stage and resumed."""
+    """The student, what is beside it, and the student of a run that was cut off after `CUT` steps and resumed."""
     run, more = RUNS[name]
-    plan = plan_of(folder / "whole", batch, **copy.copy(more))
+    every, left = Counting(), Counting()
+    plan = plan_of(folder / "whole", batch, every, **copy.copy(more))
     student = weights(run(plan))
     try:
-        run(plan_of(folder / "cut", batch, after=6, **more))
+        run(plan_of(folder / "cut", batch, Stop(CUT), **more))
     except KeyboardInterrupt:
         pass
     else:
         raise AssertionError(f"{name} was not cut off")
-    resumed = weights(run(plan_of(folder / "cut", batch, resume=True, **more)))
+    resumed = weights(run(plan_of(folder / "cut", batch, left, resume=True, **more)))
+    files = [path for path in sorted(folder.rglob("*")) if "checkpoint-" not in str(path)]
     flat = torch.cat([value.flatten().double() for value in student.values()])
     return {
         "student": student,
+        "beside": {str(path.relative_to(folder)): load_file(path) for path in files if path.suffix == ".safetensors"},
         "resumed": all(torch.equal(student[key], resumed[key]) for key in student),
+        "steps": (every.steps, left.steps),
         "agree": same_everywhere(flat),
         "stages": {stage.name: stage.metrics for stage in plan.stages},
-        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "checkpoint" not in str(path)),
+        "files": [str(path.relative_to(folder)) for path in files],
     }
 
 

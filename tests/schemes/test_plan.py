@@ -180,6 +180,8 @@ def test_the_answers_of_another_cached_teacher_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"first was begun with settings {'teachers': "):
         twice(plan(tmp_path / "out", teacher=CachedTeacher(tmp_path / "two"), resume=True))
     twice(plan(tmp_path / "out", teacher=CachedTeacher(tmp_path / "one"), resume=True))
+    with_model = CachedTeacher(tmp_path / "one", classifier(seed=1).eval(), missing="live", batch_size=4)
+    twice(plan(tmp_path / "out", teacher=with_model, resume=True))  # the same answers
 
 
 def test_rows_are_told_apart_by_what_is_in_them_and_not_by_where_it_lies():

@@ -8,8 +8,9 @@ import torchrun
 
 from hf_distill.recipe import arranged
 
-from .processes import RUNS, all_of
+from .processes import CUT, RUNS, all_of
 
+KEPT = {"chain": 4}  # it saves where it evaluates, after each epoch
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -34,10 +35,15 @@ def test_two_processes_are_one(one, two, name):
     assert two[name]["stages"].keys() == one[name]["stages"].keys()
     for stage, metrics in one[name]["stages"].items():
         assert two[name]["stages"][stage] == pytest.approx(metrics), stage
-    for key, value in one[name]["student"].items():
-        torch.testing.assert_close(two[name]["student"][key], value, rtol=0, atol=1e-6, msg=key)
+    for part in ("student", *one[name]["beside"]):
+        found, expected = (each[name]["beside"].get(part, each[name]["student"]) for each in (two, one))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=f"{part}: {key}")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_are_resumed(two, name):
-    assert two[name]["resumed"]
+def test_they_are_resumed_where_they_were_cut_off(one, two, name):
+    for found in (one[name], two[name]):
+        assert found["resumed"]
+        assert found["steps"][1] == found["steps"][0] - KEPT.get(name, CUT)

@@ -1,8 +1,14 @@
 """Who taught, in words."""
 
+import json
+
+import numpy as np
+import torch
 from runs import classifier
 
-from hf_distill.schemes.wording import in_words
+from hf_distill.losses import SoftTargets, TaskLoss, linear
+from hf_distill.schemes.wording import _knobs_of, in_words
+from hf_distill.tasks import Task
 from hf_distill.teachers import EnsembleTeacher, ModelTeacher, Nobody, PeerTeacher, PermutedTeacher, Teacher
 
 
@@ -53,3 +59,35 @@ def test_of_many_teachers_and_long_knobs_the_words_are_short():
     assert in_words(three, names) == f"EnsembleTeacher({told})"
     four = EnsembleTeacher(models, mean="logits", weights=[0.1234567890123456, 0.2, 0.3, 0.3765432109876544])
     assert in_words(four, names) == "EnsembleTeacher(generation_1, generation_2, ... 4 in all, mean='logits')"
+
+
+class Knobs(Teacher):
+    def __init__(self, knob=None):
+        self.knob = knob
+
+    def observe(self, batch):
+        return {}
+
+
+def test_every_kind_of_knob_is_known_again(tmp_path):
+    written = {
+        (0.9, 0.1): [0.9, 0.1],
+        frozenset("ba"): ["a", "b"],
+        Task.TOKENS: "tokens",
+        np.float32(0.5): 0.5,
+        tmp_path / "notes": "notes",
+        in_words: "in_words",
+    }
+    for knob, expected in [*written.items(), ({1: torch.tensor([1, 2])}, {"1": [1, 2]}), (np.ones(2), [1.0, 1.0])]:
+        found = _knobs_of(Knobs(knob))
+        assert json.loads(json.dumps(found)) == {"knob": expected}
+    told = _knobs_of(Knobs([TaskLoss(weight=7.0), SoftTargets(1.0, weight=linear(1.0, 0.0))]))["knob"]
+    assert told[0] == "TaskLoss(label_smoothing=0.0, pos_weight=None), weight 7.0"
+    assert told[1].startswith("SoftTargets(temperature=1.0")
+    assert _knobs_of(Knobs()) == {}
+
+
+def test_how_it_is_run_is_no_knob():
+    models = [classifier().eval(), classifier(seed=1).eval()]
+    assert _knobs_of(EnsembleTeacher(models, one_at_a_time=True, devices=["cpu", "cpu"])) == {}
+    assert _knobs_of(EnsembleTeacher(models, weights=[1, 1])) == _knobs_of(EnsembleTeacher(models, weights=[1.0, 1.0]))

@@ -10,7 +10,7 @@ from hf_distill.batch import IGNORED, Batch
 from hf_distill.losses import HiddenMSE, SoftTargets, TaskLoss
 from hf_distill.signals import LOGITS, hidden
 from hf_distill.tasks import Task
-from hf_distill.teachers import NoisyTeacher, PeerTeacher, Teacher
+from hf_distill.teachers import EnsembleTeacher, NoisyTeacher, PeerTeacher, Teacher
 
 MUTUAL = [TaskLoss(), SoftTargets(temperature=1.0)]
 STEADY = {"max_grad_norm": 0.5, "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "linear"}
@@ -225,7 +225,20 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
     for teacher in (PeerTeacher(two), NoisyTeacher(PeerTeacher(two), sigma=0.1)):
         with pytest.raises(ValueError, match=exactly(averaged)):
             together(tmp_path, teacher, losses=[TaskLoss(), SoftTargets(temperature=2.0)])
+    both = [SoftTargets(temperature=2.0), SoftTargets(temperature=1.0)]
+    with pytest.raises(ValueError, match=exactly(averaged)):
+        together(tmp_path, PeerTeacher(two), losses=both)
+    own = PeerTeacher(two, [TaskLoss(), SoftTargets(temperature=2.0)])
+    with pytest.raises(ValueError, match=exactly(averaged)):  # what the peers hear is a mean too
+        together(tmp_path, own, losses=[SoftTargets(temperature=1.0)])
+    members = EnsembleTeacher([PeerTeacher(two), classifier(seed=3).eval()])
+    with pytest.raises(ValueError, match=exactly(averaged)):
+        together(tmp_path, members, losses=[SoftTargets(temperature=2.0).of(0)])
     together(tmp_path, PeerTeacher(two, temperature=2.0), losses=[SoftTargets(temperature=2.0)])
+    values = [classifier(seed=seed, num_labels=1, problem_type="regression") for seed in range(3)]
+    together(tmp_path, PeerTeacher(values[1:]), values[0], [TaskLoss(), SoftTargets(temperature=2.0)])  # none softens
+    usual = distillation(tmp_path, classifier(), PeerTeacher(two, temperature=3.0)).objective.losses["soft_targets"]
+    assert usual.temperature == 3.0
     together(tmp_path, PeerTeacher(two[0]), losses=[SoftTargets(temperature=2.0)])  # of one there is no average
     with pytest.raises(ValueError, match=exactly("PeerTeacher: there is no peer. Pass one model or several.")):
         PeerTeacher([])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from models import inputs_of
-from runs import classifier, distillation, exactly
+from runs import classifier, distillation, exactly, words
 
 from hf_distill.batch import Batch
 from hf_distill.losses import HiddenMSE, SoftTargets
@@ -241,7 +241,10 @@ def test_a_specialist_that_says_something_else_than_its_model_is_refused():
         ValueError, match=exactly("SpecialistTeacher: a specialist is a model or its id, not a Halved.")
     ):
         SpecialistTeacher([generalist, Halved(specialist)], subsets=[[0, 1]])
-    SpecialistTeacher([generalist, ModelTeacher(specialist)], subsets=[[0, 1]])
+    tokenizer = words()
+    made = SpecialistTeacher([generalist, ModelTeacher(specialist, tokenizer=tokenizer)], subsets=[[0, 1]])
+    assert made.specialists[0].tokenizer is tokenizer
+    SpecialistTeacher(made.members, subsets=[[0, 1]])
 
 
 def test_several_labels_and_labels_in_another_order_are_refused(tmp_path):
