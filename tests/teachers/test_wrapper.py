@@ -83,7 +83,8 @@ def test_every_question_and_every_word_reaches_the_one_inside():
 
 def test_no_question_is_forgotten():
     """What a `Teacher` may answer later, a wrapper must hand on too."""
-    asked = {name for name in vars(Teacher) if not name.startswith("_")} - {"members", "models"}
+    of_itself = {"members", "models", "how_it_runs"}
+    asked = {name for name in vars(Teacher) if not name.startswith("_")} - of_itself
     assert asked <= set(vars(Wrapper))
 
 
