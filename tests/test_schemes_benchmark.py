@@ -163,6 +163,16 @@ def test_queries_are_read_with_the_names_of_their_intents(fields, tmp_path):
     assert isinstance(found["train"], Dataset)
 
 
+def test_one_run_alone_has_a_table_and_no_picture(benchmark, tmp_path, capsys):
+    alone = {"accuracy": 0.25, "surprise": 4.5, "seconds": 60.0, "noted": {}, "stages": {}}
+    benchmark.tables({"words: labels alone|0": alone}, tmp_path / "schemes.png")
+    printed = capsys.readouterr().out
+    assert "| words: labels alone | 25.0 | +0.000 | 4.500 | 1.0 |" in re.sub(" +", " ", printed)
+    assert "what is taught" not in printed
+    assert printed.endswith("no picture: there is no run beside its reference\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_tables_are_paired_by_seed(benchmark, tmp_path, capsys):
     def one(accuracy, seconds, **more):
         return {"accuracy": accuracy, "surprise": 1.0, "seconds": seconds, "noted": {}, "stages": {}, **more}

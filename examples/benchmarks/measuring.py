@@ -142,7 +142,7 @@ def draw_bars(path: Path, panels: Mapping[str, Mapping[str, tuple[float, float]]
         for row, (value, error) in enumerate(zip(values, errors, strict=True)):
             said = f"  {value:,.0f}" if value >= 100 else f"  {value:.3g}"
             axes.annotate(said, (max(value + error, 0), row), va="center", fontsize=8)
-        if line is not None and "over" in title:
+        if line is not None and ("over" in title or "below" in title):
             axes.axvline(line, color="0.35", linewidth=1)
         axes.invert_yaxis()
         axes.set_xlabel(title, fontsize=9)

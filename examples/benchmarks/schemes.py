@@ -458,12 +458,17 @@ def tables(found: dict[str, dict[str, Any]], picture: Path) -> None:
         for what in runs[0]["noted"]:
             if not any(what.startswith((f"{pair}: ", f"{pair}, alone: ")) for pair in pairs):
                 inside.append([name, what, mean([each["noted"][what] for each in runs if what in each["noted"]], 3)])
-    header = ["run", "what", "taught, %", "alone, %", "points", "better with", "surprise, nats", "alone"]
-    show(header, taught, "what is taught, beside the same start that learned the labels alone")
-    header = ["run", "what", "taught, nats", "alone, nats", "difference", "lower with"]
-    show(header, in_nats, "the same: how surprised it is by what is right")
-    show(["run", "inside of it", "accuracy, %, of a stage; else as named"], inside, "stages and what a run notes")
-    print(draw_bars(picture, panels, line=0.0))
+    beside = ["run", "what", "taught, %", "alone, %", "points", "better with", "surprise, nats", "alone"]
+    surprised = ["run", "what", "taught, nats", "alone, nats", "difference", "lower with"]
+    within = ["run", "inside of it", "accuracy, %, of a stage; else as named"]
+    for header, lines, caption in (
+        (beside, taught, "what is taught, beside the same start that learned the labels alone"),
+        (surprised, in_nats, "the same: how surprised it is by what is right"),
+        (within, inside, "stages and what a run notes"),
+    ):
+        if lines:
+            show(header, lines, caption)
+    print(draw_bars(picture, panels, line=0.0) if panels else "no picture: there is no run beside its reference")
 
 
 def beside_alone(what: str, noted: list[dict[str, float]]) -> list[str]:

@@ -67,7 +67,7 @@ class CachedTeacher(Teacher):
         ValueError: neither a model nor a finished cache; another model than the one that filled it; a damaged cache.
     """
 
-    how_it_runs = frozenset({"folder", "missing", "dtype", "batch_size"})
+    how_it_runs = frozenset({"folder", "missing", "dtype", "batch_size"})  # what is filled keeps its own dtype
 
     def __init__(
         self,
